@@ -1,0 +1,75 @@
+"""
+A SQLAlchemy asyncio pool that knows who holds every connection.
+
+Names are looked up when first used (PEP 562), so that the pytest plugin can be loaded without importing SQLAlchemy.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from sqla_poolguard._facts import (
+        Checkout,
+        Ending,
+        Holder,
+        Opened,
+        PoolSnapshot,
+        Reason,
+        Rejection,
+        Site,
+        Wait,
+    )
+    from sqla_poolguard._guard import Guard
+    from sqla_poolguard._observers import Observer
+    from sqla_poolguard._pool import GuardedPool
+    from sqla_poolguard._snapshot import snapshot
+    from sqla_poolguard.errors import CheckoutError, CheckoutRejected, CheckoutTimeout
+
+__all__ = [
+    "Checkout",
+    "CheckoutError",
+    "CheckoutRejected",
+    "CheckoutTimeout",
+    "Ending",
+    "Guard",
+    "GuardedPool",
+    "Holder",
+    "Observer",
+    "Opened",
+    "PoolSnapshot",
+    "Reason",
+    "Rejection",
+    "Site",
+    "Wait",
+    "snapshot",
+]
+
+_HOMES: Final = {
+    "_facts": ("Checkout", "Ending", "Holder", "Opened", "PoolSnapshot", "Reason", "Rejection", "Site", "Wait"),
+    "_guard": ("Guard",),
+    "_observers": ("Observer",),
+    "_pool": ("GuardedPool",),
+    "_snapshot": ("snapshot",),
+    "errors": ("CheckoutError", "CheckoutRejected", "CheckoutTimeout"),
+}
+_HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("sqla-poolguard")
+    home = _HOME_OF.get(name)
+    if home is None:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

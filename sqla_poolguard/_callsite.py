@@ -1,0 +1,180 @@
+"""Who is asking: the asyncio task and the line of application code. It keeps code objects, never frames."""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+from asyncio import current_task
+from types import CodeType, FrameType
+from typing import TYPE_CHECKING, Any, Final
+
+import greenlet
+import sqlalchemy
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+
+from sqla_poolguard._facts import Site
+
+if TYPE_CHECKING:
+    import weakref
+    from asyncio import Task
+    from collections.abc import Callable
+
+    from sqla_poolguard._guard import Capture
+
+__all__ = ["Place", "capture", "site_of", "stack_of", "task_name", "this_task"]
+
+Place = tuple[tuple[CodeType, int], ...]
+"""Positions in code, innermost first: (code, offset of the instruction). The first is the site."""
+
+_STACK_DEPTH: Final = 16
+_SEARCH_DEPTH: Final = 64
+
+_INTERNAL, _LIBRARY, _APPLICATION, _BOUNDARY = range(1, 5)
+_kind_of_file: dict[str, int] = {}
+
+_HERE: Final = os.path.dirname(__file__) + os.sep
+_OUR_DOORS: Final = (_HERE + "_cli" + os.sep, _HERE + "testing")
+_INTERNAL_ROOTS: Final = (
+    os.path.dirname(sqlalchemy.__file__) + os.sep,
+    os.path.dirname(greenlet.__file__) + os.sep,
+)
+_ASYNCIO: Final = os.path.dirname(sys.modules["asyncio"].__file__ or "") + os.sep
+_LIBRARY_ROOTS: Final = tuple(
+    path + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib") if (path := sysconfig.get_path(name))
+)
+_PACKAGE_FOLDERS: Final = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
+_RUN_SYNC: Final = frozenset({AsyncSession.run_sync.__code__, AsyncConnection.run_sync.__code__})
+
+
+def this_task() -> Task[Any] | None:
+    """Give the running task; None outside a task or outside a loop."""
+    try:
+        return current_task()
+    except RuntimeError:
+        return None
+
+
+def task_name(task: weakref.ref[Task[Any]] | None) -> str | None:
+    """Name a task that may be gone by now."""
+    living = task() if task is not None else None
+    return living.get_name() if living is not None else None
+
+
+def capture(mode: Capture) -> Callable[[], Place | None]:
+    """Choose how to remember the caller; see `Guard.capture`."""
+    return {"site": _site, "stack": _stack, "off": _nothing}[mode]
+
+
+def site_of(place: Place | None) -> Site | None:
+    """Read the site out of a place."""
+    return _read(place[0]) if place else None
+
+
+def stack_of(place: Place | None) -> tuple[Site, ...]:
+    """Read the callers of the site, innermost first."""
+    return tuple(_read(position) for position in place[1:]) if place else ()
+
+
+def _read(position: tuple[CodeType, int]) -> Site:
+    code, offset = position
+    line = code.co_firstlineno
+    for start, end, at in code.co_lines():
+        if start <= offset < end and at is not None:
+            line = at
+            break
+    return Site(code.co_filename, line, code.co_qualname)
+
+
+def _kind(file: str) -> int:
+    """Tell whose code a file holds; asked once per file."""
+    if file.startswith(_INTERNAL_ROOTS) or (file.startswith(_HERE) and not file.startswith(_OUR_DOORS)):
+        kind = _INTERNAL
+    elif file.startswith(_ASYNCIO) and os.path.basename(file) in {"events.py", "runners.py", "base_events.py"}:
+        kind = _BOUNDARY  # below it begins whoever runs the loop
+    elif file.startswith((*_LIBRARY_ROOTS, "<frozen ", _HERE)) or any(folder in file for folder in _PACKAGE_FOLDERS):
+        kind = _LIBRARY
+    else:
+        kind = _APPLICATION
+    _kind_of_file[file] = kind
+    return kind
+
+
+def _start() -> tuple[FrameType | None, bool]:
+    """
+    Give the frame from which to search outwards, and whether it is in the parent greenlet already.
+
+    A checkout runs in a greenlet of SQLAlchemy's.
+    What called it is suspended in the parent greenlet; the greenlet's own frames are SQLAlchemy's,
+    except when the application runs its own synchronous function there (`run_sync`, or `greenlet_spawn` itself).
+    """
+    parent = greenlet.getcurrent().parent
+    outer = parent.gr_frame if parent is not None else None
+    if outer is None:
+        return sys._getframe(1), True
+    caller = outer.f_back  # `outer` is greenlet_spawn
+    if caller is not None and caller.f_code not in _RUN_SYNC:
+        file = caller.f_code.co_filename
+        if (_kind_of_file.get(file) or _kind(file)) == _INTERNAL:
+            return caller, True
+    return sys._getframe(1), False
+
+
+def _outer() -> FrameType | None:
+    parent = greenlet.getcurrent().parent
+    return parent.gr_frame if parent is not None else None
+
+
+def _site_frame() -> tuple[FrameType | None, bool]:
+    """
+    Find the innermost frame of the application, and tell whether it is in the parent greenlet.
+
+    Without one (all code installed, say in a container), it is the innermost frame outside SQLAlchemy.
+    """
+    frame, crossed = _start()
+    fallback: tuple[FrameType | None, bool] = (None, crossed)
+    for _ in range(_SEARCH_DEPTH):
+        if frame is None:
+            if crossed:
+                break
+            frame, crossed = _outer(), True
+            continue
+        file = frame.f_code.co_filename
+        kind = _kind_of_file.get(file) or _kind(file)
+        if kind == _APPLICATION:
+            return frame, crossed
+        if kind == _LIBRARY:
+            if fallback[0] is None:
+                fallback = (frame, crossed)
+        elif kind == _BOUNDARY:
+            break
+        frame = frame.f_back
+    return fallback
+
+
+def _site() -> Place | None:
+    frame, _ = _site_frame()
+    return ((frame.f_code, frame.f_lasti),) if frame is not None else None
+
+
+def _stack() -> Place | None:
+    frame, crossed = _site_frame()
+    positions: list[tuple[CodeType, int]] = []
+    while len(positions) < _STACK_DEPTH:
+        if frame is None:
+            if crossed:
+                break
+            frame, crossed = _outer(), True
+            continue
+        file = frame.f_code.co_filename
+        kind = _kind_of_file.get(file) or _kind(file)
+        if kind == _BOUNDARY:
+            break
+        if kind != _INTERNAL:
+            positions.append((frame.f_code, frame.f_lasti))
+        frame = frame.f_back
+    return tuple(positions) or None
+
+
+def _nothing() -> None:
+    return None

@@ -1,0 +1,223 @@
+"""The values that travel: frozen facts about checkouts. They know nothing of pools, clocks or SQLAlchemy."""
+
+from __future__ import annotations
+
+import enum
+import functools
+import os
+import sys
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+__all__ = [
+    "Checkout",
+    "Ending",
+    "Holder",
+    "Opened",
+    "PoolSnapshot",
+    "Reason",
+    "Rejection",
+    "Site",
+    "Wait",
+]
+
+
+class Ending(enum.StrEnum):
+    """How a lease ended."""
+
+    CHECKED_IN = "checked_in"
+    """Given back by its holder."""
+    INVALIDATED = "invalidated"
+    """Given back, but its connection was declared unfit (hard or soft)."""
+    DETACHED = "detached"
+    """Taken out of the pool by `detach()`; the connection lives on without us."""
+    LEAKED = "leaked"
+    """Never given back: collected by the garbage collector."""
+
+
+class Reason(enum.StrEnum):
+    """Why a request got no connection."""
+
+    TIMEOUT = "timeout"
+    """The deadline passed while it waited, connected or pinged."""
+    QUEUE_FULL = "queue_full"
+    """`max_waiting` others were waiting already."""
+    CANCELLED = "cancelled"
+    """Its task was cancelled."""
+    CONNECT_FAILED = "connect_failed"
+    """The database, the driver or a listener said no."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Site:
+    """A line of code."""
+
+    file: str
+    """Absolute path, as the interpreter knows it."""
+    line: int
+    """Line number, from 1."""
+    function: str
+    """Qualified name of the function."""
+
+    def __str__(self) -> str:
+        return f"{shorten(self.file)}:{self.line} in {self.function}"
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """One connection in one caller's hands, seen at one moment."""
+
+    pool: str
+    """Name of the pool."""
+    site: Site | None
+    """Where it was checked out; None if `capture="off"` or no caller could be seen."""
+    task: str | None
+    """Name of the asyncio task that checked it out; None outside a task or when that task is gone."""
+    held: float
+    """Seconds since it was granted."""
+    waited: float
+    """Seconds its holder had waited for it: queue, connect and ping together."""
+    overdue: bool = False
+    """Whether it has been reported as held longer than `hold_warning`."""
+    stack: tuple[Site, ...] = ()
+    """Callers of `site`, innermost first; only with `capture="stack"`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkout:
+    """One lease that has ended."""
+
+    pool: str
+    """Name of the pool."""
+    site: Site | None
+    """Where it was checked out."""
+    task: str | None
+    """Name of the asyncio task that checked it out."""
+    waited: float
+    """Seconds until it was granted."""
+    held: float
+    """Seconds from grant to end."""
+    ending: Ending
+    """How it ended."""
+    stack: tuple[Site, ...] = ()
+    """Callers of `site`, innermost first; only with `capture="stack"`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """A request that got its connection, but not at once."""
+
+    pool: str
+    """Name of the pool."""
+    site: Site | None
+    """Who waited."""
+    task: str | None
+    """Name of the asyncio task that waited."""
+    waited: float
+    """Seconds: queue, connect and ping together."""
+    queued: float
+    """Seconds of it spent in the queue."""
+    ahead: int
+    """Waiters ahead of it when it came; 0 if it only had to open a connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A request that got no connection."""
+
+    pool: str
+    """Name of the pool."""
+    site: Site | None
+    """Who asked."""
+    task: str | None
+    """Name of the asyncio task that asked."""
+    waited: float
+    """Seconds until it was told so."""
+    reason: Reason
+    """Why."""
+    error: BaseException
+    """What the caller gets."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A physical connection that was opened."""
+
+    pool: str
+    """Name of the pool."""
+    create_time: float
+    """Seconds it took."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSnapshot:
+    """What a pool looks like at one moment. Counts are of now, totals of the engine's whole life."""
+
+    pool: str
+    """Name of the pool."""
+    pool_size: int
+    """Connections kept when idle; 0 means no limit, as in SQLAlchemy."""
+    max_overflow: int
+    """Connections allowed above `pool_size`; -1 means no limit."""
+    idle: int
+    """Open connections that nobody holds."""
+    used: int
+    """Connections checked out."""
+    connecting: int
+    """Slots in which a connection is being opened, checked or closed."""
+    waiting: int
+    """Requests that have no connection yet, whether they queue or connect."""
+    holders: tuple[Holder, ...]
+    """Who holds the connections, the longest first."""
+    waiters: tuple[Holder, ...]
+    """Who queues, the oldest first, at most the first 100; `held` is 0."""
+    requested: int = 0
+    """Total: checkouts asked for."""
+    granted: int = 0
+    """Total: checkouts that got a connection."""
+    opened: int = 0
+    """Total: physical connections opened."""
+    rejected: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    """Total of refused requests by reason (`Reason` values)."""
+    ended: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    """Total of ended leases by ending (`Ending` values)."""
+
+    @property
+    def limit(self) -> int | None:
+        """The most connections this pool may have; None when unlimited."""
+        return None if self.pool_size == 0 or self.max_overflow < 0 else self.pool_size + self.max_overflow
+
+    def __str__(self) -> str:
+        size = "unlimited" if self.limit is None else f"{self.pool_size}+{self.max_overflow}"
+        busy = f", {self.connecting} connecting" if self.connecting else ""
+        return f"pool {self.pool!r} {size}, {self.used} out, {self.idle} idle{busy}, {self.waiting} waiting"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the read-only mappings as plain ones."""
+        values = [getattr(self, name) for name in self.__dataclass_fields__]
+        return _restore_snapshot, tuple(dict(v) if isinstance(v, MappingProxyType) else v for v in values)
+
+
+def _restore_snapshot(*values: Any) -> PoolSnapshot:
+    return PoolSnapshot(*(MappingProxyType(v) if isinstance(v, dict) else v for v in values))
+
+
+def holders_by_site(holders: Iterable[Holder]) -> list[tuple[int, Site | None, float]]:
+    """Group holders by the line that holds: (count, site, longest hold in seconds), most connections first."""
+    groups: dict[Site | None, list[float]] = {}
+    for holder in holders:
+        groups.setdefault(holder.site, []).append(holder.held)
+    rows = [(len(held), site, max(held)) for site, held in groups.items()]
+    return sorted(rows, key=lambda row: (-row[0], -row[2]))
+
+
+@functools.lru_cache(maxsize=1024)
+def shorten(file: str) -> str:
+    """Show a path as a person would name it: relative to where the process runs or to where Python imports from."""
+    roots = [os.getcwd(), *sys.path]
+    fitting = [root for root in roots if root and file.startswith(root.rstrip(os.sep) + os.sep)]
+    return os.path.relpath(file, max(fitting, key=len)) if fitting else file

@@ -1,0 +1,157 @@
+"""Every option of a GuardedPool, its default and its check. It knows nothing of pools or SQLAlchemy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqla_poolguard._observers import Observer
+
+__all__ = ["Guard"]
+
+Capture = Literal["site", "stack", "off"]
+
+_TRUE: Final = frozenset({"true", "yes", "on", "1"})
+_FALSE: Final = frozenset({"false", "no", "off", "0"})
+_NONE: Final = frozenset({"none", ""})
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """
+    What a `GuardedPool` watches for and how it speaks.
+
+    Seconds are floats.
+    Text is accepted for every option but `observers` and read as the option's type,
+    so that a URL or a configuration file can set it.
+
+    Raises:
+        ValueError: an option has a value that is not allowed; the message names the option, the value and what is allowed.
+    """
+
+    name: str | None = None
+    """The pool's name in logs, errors and telemetry. Default: `host:port/database` of the engine's URL."""
+
+    hold_warning: float | None = 5.0
+    """Seconds after which a lease is reported as overdue, once. None: never."""
+
+    max_waiting: int | None = None
+    """Requests that may wait at one time; the next one gets `CheckoutRejected`. None: no limit."""
+
+    capture: Capture = "site"
+    """What to remember of the caller: its line ("site"), its callers too ("stack"), nothing ("off")."""
+
+    telemetry: bool = True
+    """Offer metrics and spans to OpenTelemetry; costs next to nothing while no SDK is configured."""
+
+    observers: tuple[Observer, ...] = ()
+    """Your own observers; see `sqla_poolguard.Observer`."""
+
+    def __post_init__(self) -> None:
+        for option, check in _CHECKS.items():
+            object.__setattr__(self, option, check(option, getattr(self, option)))
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any], base: Guard | None = None) -> Guard:
+        """
+        Build a guard from a mapping, on top of another guard.
+
+        Args:
+            options: option names and values; text is coerced.
+            base: where the other options come from; default: the defaults.
+
+        Raises:
+            ValueError: an unknown option, or a value that is not allowed.
+        """
+        known = [f.name for f in fields(cls)]
+        for option in options:
+            if option not in known:
+                msg = f"unknown Guard option {option!r}; allowed: {', '.join(known)}"
+                raise ValueError(msg)
+        merged = {} if base is None else {name: getattr(base, name) for name in known}
+        return cls(**{**merged, **options})
+
+
+def _refuse(option: str, value: object, allowed: str) -> ValueError:
+    return ValueError(f"Guard option {option}={value!r} is not allowed; allowed: {allowed}")
+
+
+def _text(option: str, value: object) -> str | None:
+    if value is None or (isinstance(value, str) and value.strip()):
+        return value
+    raise _refuse(option, value, "None or a non-empty text")
+
+
+def _number(option: str, value: object, allowed: str) -> float | None:
+    if isinstance(value, str):
+        if value.strip().lower() in _NONE:
+            return None
+        try:
+            value = float(value)
+        except ValueError:
+            raise _refuse(option, value, allowed) from None
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+        raise _refuse(option, value, allowed)
+    return float(value)
+
+
+def _seconds(option: str, value: object) -> float | None:
+    allowed = "None or a number of seconds above 0"
+    seconds = _number(option, value, allowed)
+    if seconds is not None and not 0 < seconds < math.inf:
+        raise _refuse(option, value, allowed)
+    return seconds
+
+
+def _count(option: str, value: object) -> int | None:
+    allowed = "None or a whole number, 0 or more"
+    number = _number(option, value, allowed)
+    if number is None:
+        return None
+    if number < 0 or not number.is_integer():
+        raise _refuse(option, value, allowed)
+    return int(number)
+
+
+def _choice(option: str, value: object) -> Capture:
+    if isinstance(value, str) and value in {"site", "stack", "off"}:
+        return cast("Capture", value)
+    raise _refuse(option, value, "'site', 'stack' or 'off'")
+
+
+def _switch(option: str, value: object) -> bool:
+    if isinstance(value, str):
+        if value.strip().lower() in _TRUE:
+            return True
+        if value.strip().lower() in _FALSE:
+            return False
+    if isinstance(value, bool):
+        return value
+    raise _refuse(option, value, "True or False")
+
+
+def _observers(option: str, value: object) -> tuple[Any, ...]:
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise _refuse(option, value, "a sequence of sqla_poolguard.Observer instances")
+    observers = tuple(value)
+    for observer in observers:
+        if isinstance(observer, type) or not hasattr(observer, "granted"):
+            raise _refuse(option, observer, "instances of a subclass of sqla_poolguard.Observer")
+    return observers
+
+
+_CHECKS: Final[dict[str, Callable[[str, object], object]]] = {
+    "name": _text,
+    "hold_warning": _seconds,
+    "max_waiting": _count,
+    "capture": _choice,
+    "telemetry": _switch,
+    "observers": _observers,
+}

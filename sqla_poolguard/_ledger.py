@@ -1,0 +1,148 @@
+"""The books of one engine's pool: who asked, who holds, how each ended. It knows no SQLAlchemy, loop, clock or log."""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from sqla_poolguard._facts import Ending, Reason
+
+if TYPE_CHECKING:
+    from asyncio import Task
+
+    from sqla_poolguard._callsite import Place
+    from sqla_poolguard._slots import Slots
+
+__all__ = ["SAMPLES_KEPT", "Lease", "Ledger"]
+
+SAMPLES_KEPT = 16_384
+"""Samples that wait for an exporter, at most, each (wait time, use time) in seconds: about 1.8 MB."""
+
+
+class Lease:
+    """
+    One connection in one caller's hands.
+
+    It lives on the connection record and is used again for each checkout of it, so that a checkout allocates nothing.
+    The task is a weak reference: a strong one would keep its frames alive, and with them the connection that it leaks.
+    """
+
+    __slots__ = ("delay", "ending", "granted_at", "overdue", "place", "task", "waited")
+
+    def __init__(self) -> None:
+        self.granted_at: float | None = None
+        """When it was granted, on the pool's clock; None while nobody holds the connection."""
+        self.waited = 0.0
+        """Seconds its holder had waited for it."""
+        self.task: weakref.ref[Task[Any]] | None = None
+        self.place: Place | None = None
+        self.ending: Ending | None = None
+        """How it is going to end, where an event has told so already."""
+        self.overdue = False
+        """Whether it was reported as held too long."""
+        self.delay: tuple[float, int] | None = None
+        """(seconds in the queue, waiters ahead) if the connection was not there at once."""
+
+
+class Ledger:
+    """
+    The books of one engine's pool, carried on from pool to pool when the engine is disposed of.
+
+    Two laws hold between any two calls; `check()` raises if not:
+
+        requested == waiting + granted + rejected
+        granted   == leased  + ended
+
+    and each pool's slots keep theirs.
+    """
+
+    def __init__(self) -> None:
+        self.requested = 0
+        self.waiting = 0
+        self.granted = 0
+        self.rejected = dict.fromkeys(Reason, 0)
+        self.ended = dict.fromkeys(Ending, 0)
+        self.opened = 0
+        """Physical connections opened."""
+        self.closed = 0
+        """Physical connections closed by the pool."""
+        self.departed = 0
+        """Physical connections that left the pool open: detached, or leaked and then terminated."""
+        self.samples: deque[tuple[float, float]] = deque()
+        """(wait time, use time) of each ended lease, in seconds, until an exporter takes it."""
+        self._pools: weakref.WeakSet[Slots[Any]] = weakref.WeakSet()
+
+    def __repr__(self) -> str:
+        return (
+            f"<Ledger requested {self.requested} = waiting {self.waiting} + granted {self.granted}"
+            f" + rejected {sum(self.rejected.values())}; ended {sum(self.ended.values())}>"
+        )
+
+    def open_pool(self, slots: Slots[Any]) -> None:
+        """Keep the books of these slots too."""
+        self._pools.add(slots)
+
+    def pools(self) -> list[Slots[Any]]:
+        """Give the slots of every pool that still lives, retired ones included."""
+        return list(self._pools)
+
+    def ask(self) -> None:
+        """Note a request."""
+        self.requested += 1
+        self.waiting += 1
+
+    def grant(self, lease: Lease, now: float, waited: float) -> None:
+        """Note that a request got its connection."""
+        if lease.granted_at is not None:
+            msg = "bug: granted a lease that somebody holds"
+            raise AssertionError(msg)
+        lease.waited = waited
+        lease.ending = None
+        lease.granted_at = now
+        self.waiting -= 1
+        self.granted += 1
+
+    def reject(self, reason: Reason) -> None:
+        """Note that a request gets no connection."""
+        self.waiting -= 1
+        self.rejected[reason] += 1
+
+    def end(self, lease: Lease, now: float, ending: Ending) -> float:
+        """
+        Note that a lease ended.
+
+        Returns:
+            Seconds it was held.
+        """
+        granted_at = lease.granted_at
+        if granted_at is None:
+            msg = "bug: ended a lease that nobody holds"
+            raise AssertionError(msg)
+        held = now - granted_at
+        lease.granted_at = None
+        self.ended[ending] += 1
+        self.samples.append((lease.waited, held))
+        return held
+
+    def leases(self) -> list[Lease]:
+        """Look at every lease that is out, the oldest first."""
+        found = [lease for slots in self.pools() for lease in slots.leases()]
+        return sorted(found, key=lambda lease: lease.granted_at or 0.0)
+
+    def check(self) -> None:
+        """
+        Compare the books with the laws.
+
+        Raises:
+            AssertionError: a law does not hold; the message shows the figures.
+        """
+        rejected, ended, leased = sum(self.rejected.values()), sum(self.ended.values()), len(self.leases())
+        if self.requested != self.waiting + self.granted + rejected:
+            msg = f"law broken: requested {self.requested} == waiting {self.waiting} + granted {self.granted} + rejected {rejected}"
+            raise AssertionError(msg)
+        if self.granted != leased + ended:
+            msg = f"law broken: granted {self.granted} == leased {leased} + ended {ended}"
+            raise AssertionError(msg)
+        for slots in self.pools():
+            slots.check()

@@ -1,0 +1,51 @@
+"""What a pool is called: unique in the process, after the database it connects to. It never sees user or password."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqla_poolguard._ledger import Ledger
+
+__all__ = ["address_of", "claim"]
+
+_taken: Final[weakref.WeakValueDictionary[str, Ledger]] = weakref.WeakValueDictionary()
+_lock: Final = threading.Lock()
+
+
+def claim(name: str, ledger: Ledger) -> str:
+    """Reserve a name while the ledger lives; a name that is taken gets a number (`orders#2`)."""
+    with _lock:
+        unique, number = name, 1
+        while unique in _taken:
+            number += 1
+            unique = f"{name}#{number}"
+        _taken[unique] = ledger
+        return unique
+
+
+def address_of(creator: Callable[..., Any], dialect: object) -> str:
+    """
+    Tell which database a pool's creator connects to, as `host:port/database`.
+
+    SQLAlchemy does not tell a pool its URL; the function that `create_engine` makes for it does, in its closure.
+    A creator of the application's own tells nothing: then it is the name of the dialect.
+    """
+    fallback = str(getattr(dialect, "name", None) or "pool")
+    try:
+        known = inspect.getclosurevars(creator).nonlocals
+    except (TypeError, ValueError):
+        return fallback
+    options: Any = known.get("cparams") or {}
+    database = options.get("database") or options.get("dbname") or options.get("db")
+    host, port = options.get("host"), options.get("port")
+    if host is None and database is None:
+        arguments = known.get("cargs_tup") or known.get("cargs") or ()
+        return f"{fallback}:{arguments[0]}" if arguments and isinstance(arguments[0], str) and "@" not in arguments[0] else fallback
+    where = str(host or "localhost") + (f":{port}" if port else "")
+    return f"{where}/{database}" if database else where

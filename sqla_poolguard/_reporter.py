@@ -1,0 +1,149 @@
+"""Turns leases into facts and tells them to the observers, at a moment when that is safe. It hands out no connection."""
+
+from __future__ import annotations
+
+from collections import deque
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from sqla_poolguard._callsite import site_of, stack_of, task_name
+from sqla_poolguard._facts import Checkout, Holder, PoolSnapshot, Reason, Rejection, Wait
+from sqla_poolguard._retry import RetryLine
+from sqla_poolguard.errors import CheckoutRejected, CheckoutTimeout
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+    from collections.abc import Callable
+
+    from sqla_poolguard._facts import Ending
+    from sqla_poolguard._ledger import Lease, Ledger
+    from sqla_poolguard._observers import Observers
+    from sqla_poolguard._slots import Slots
+    from sqla_poolguard.errors import CheckoutError
+
+__all__ = ["Reporter"]
+
+_WAITERS_SHOWN = 100
+_LOOK_SHARED = 0.05
+_HOLDS_WEIGHED = 64
+
+Listeners = tuple["Callable[[Any], None]", ...]
+
+
+class Reporter:
+    """Speaks for one engine's pool, through all its generations."""
+
+    def __init__(self, name: str, ledger: Ledger, observers: Observers) -> None:
+        self.name = name
+        self.ledger = ledger
+        self.observers = observers
+        self._late: deque[tuple[Listeners, object]] = deque()
+        self._retry = RetryLine()
+        self._last_look: tuple[float, PoolSnapshot] | None = None
+        self._hold = 0.0
+
+    def holder(self, lease: Lease, now: float) -> Holder:
+        """Describe a lease that is out."""
+        held = max(now - lease.granted_at, 0.0) if lease.granted_at is not None else 0.0
+        place = lease.place
+        return Holder(
+            self.name, site_of(place), task_name(lease.task), held, lease.waited, overdue=lease.overdue, stack=stack_of(place)
+        )
+
+    def checkout(self, lease: Lease, held: float, ending: Ending) -> Checkout:
+        """Describe a lease that has just ended."""
+        place = lease.place
+        return Checkout(self.name, site_of(place), task_name(lease.task), lease.waited, held, ending, stack_of(place))
+
+    def wait(self, lease: Lease, queued: float, ahead: int) -> Wait:
+        """Describe the wait that a lease took."""
+        return Wait(self.name, site_of(lease.place), task_name(lease.task), lease.waited, queued, ahead)
+
+    def tell(self, listeners: Listeners, fact: object) -> None:
+        """Tell a fact now."""
+        self.observers.tell(listeners, fact)
+
+    def tell_later(self, listeners: Listeners, fact: object, loop: AbstractEventLoop | None) -> None:
+        """
+        Tell a fact as soon as the event loop runs on.
+
+        For the garbage collector's sake: it may call at any instruction, in any thread, while any lock is held,
+        and observers write logs and take locks.
+        """
+        self._late.append((listeners, fact))
+        if loop is not None and loop.is_running():
+            try:
+                loop.call_soon_threadsafe(self.tell_late)
+            except RuntimeError:  # closed between the two calls
+                self.tell_late()
+        else:
+            self.tell_late()
+
+    def tell_late(self) -> None:
+        """Tell every fact that was put off."""
+        while self._late:
+            try:
+                listeners, fact = self._late.popleft()
+            except IndexError:  # another thread tells them
+                return
+            self.tell(listeners, fact)
+
+    def snapshot(self, slots: Slots[Any], pool_size: int, max_overflow: int, now: float) -> PoolSnapshot:
+        """Look at the pool: its own slots, and the leases and totals of all generations."""
+        ledger = self.ledger
+        idle, own = len(slots.idle), len(slots.leases())
+        holders = tuple(self.holder(lease, now) for lease in ledger.leases())
+        waiters = tuple(
+            Holder(self.name, site_of(waiter.place), task_name(waiter.task), 0.0, max(now - waiter.since, 0.0))
+            for waiter in slots.waiters.live(_WAITERS_SHOWN)
+        )
+        return PoolSnapshot(
+            pool=self.name,
+            pool_size=pool_size,
+            max_overflow=max_overflow,
+            idle=idle,
+            used=len(holders),
+            connecting=max(slots.taken - idle - own, 0),
+            waiting=ledger.waiting,
+            holders=holders,
+            waiters=waiters,
+            requested=ledger.requested,
+            granted=ledger.granted,
+            opened=ledger.opened,
+            rejected=MappingProxyType({str(reason): count for reason, count in ledger.rejected.items()}),
+            ended=MappingProxyType({str(ending): count for ending, count in ledger.ended.items()}),
+        )
+
+    def refusal(
+        self,
+        reason: Reason,
+        waited: float,
+        slots: Slots[Any],
+        pool_size: int,
+        max_overflow: int,
+        now: float,
+    ) -> CheckoutError:
+        """Make the error for a request that gets no connection; a crowd that is refused together shares one snapshot."""
+        last = self._last_look
+        if last is None or not 0 <= now - last[0] < _LOOK_SHARED:
+            last = self._last_look = (now, self.snapshot(slots, pool_size, max_overflow, now))
+        retry_after = self._retry.next_turn(now, len(slots.waiters.queue), self._gap(slots, now))
+        kind = CheckoutRejected if reason is Reason.QUEUE_FULL else CheckoutTimeout
+        return kind(reason=reason, waited=waited, retry_after=retry_after, snapshot=last[1])
+
+    def rejection(self, reason: Reason, waited: float, place: Any, task: str | None, error: BaseException) -> Rejection:
+        """Describe a request that got nothing."""
+        return Rejection(self.name, site_of(place), task, waited, reason, error)
+
+    def _gap(self, slots: Slots[Any], now: float) -> float:
+        """
+        Estimate the seconds between two connections coming back while all are out.
+
+        It is the mean of the last holds, or of the current ones where those are longer already, over the pool's limit.
+        """
+        recent = [held for _, held in list(self.ledger.samples)[-_HOLDS_WEIGHED:]]
+        if recent:
+            self._hold = sum(recent) / len(recent)
+        current = [now - lease.granted_at for lease in slots.leases() if lease.granted_at is not None]
+        typical = max(self._hold, sum(current) / len(current) if current else 0.0)
+        return typical / max(slots.taken, 1)

@@ -1,0 +1,155 @@
+"""The supply of one pool and who gets what next. It decides; it opens, closes and awaits nothing."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+from sqla_poolguard._waiters import Waiters
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqla_poolguard._ledger import Lease
+    from sqla_poolguard._waiters import Waiter
+
+__all__ = ["Slots"]
+
+
+class Leasable(Protocol):
+    """What fills a slot: a connection record that carries its lease."""
+
+    lease: Lease
+
+
+R = TypeVar("R", bound=Leasable)
+
+
+class Slots(Generic[R]):
+    """
+    The slots of one pool.
+
+    A slot is taken while a connection is idle, leased, or being opened or closed (busy).
+    The law, between any two calls:
+
+        idle + leased + busy == taken <= limit
+
+    and nobody waits while a connection is idle or a slot is free.
+
+    `taken` and `records` change under `_lock`, which the garbage collector may re-enter.
+    The deques need no lock: each of their methods is one step of the interpreter.
+    """
+
+    __slots__ = ("__weakref__", "_lock", "idle", "keep", "limit", "records", "retired", "take", "taken", "waiters")
+
+    def __init__(self, size: int, max_overflow: int, *, use_lifo: bool = False) -> None:
+        """
+        Make empty slots.
+
+        Args:
+            size: connections to keep when idle; 0 means no limit at all.
+            max_overflow: connections allowed above that; -1 means no limit.
+            use_lifo: hand out the connection that came back last.
+        """
+        self.keep: float = size or math.inf
+        self.limit: float = math.inf if size == 0 or max_overflow < 0 else size + max_overflow
+        self.idle: deque[R] = deque()
+        self.take: Callable[[], R] = self.idle.pop if use_lifo else self.idle.popleft
+        self.waiters = Waiters()
+        self.records: set[R] = set()
+        """Every record that fills a slot."""
+        self.taken = 0
+        """Slots taken; above `len(records)` by those whose record is not made yet."""
+        self.retired = False
+        self._lock = threading.RLock()
+
+    def __repr__(self) -> str:
+        state = ", retired" if self.retired else ""
+        return f"<Slots {self.taken} of {self.limit} taken: {len(self.idle)} idle, {len(self.waiters)} waiting{state}>"
+
+    def reserve(self) -> bool:
+        """Take a free slot, to open a connection in; False if there is none."""
+        with self._lock:
+            if self.taken >= self.limit:
+                return False
+            self.taken += 1
+            return True
+
+    def fill(self, record: R) -> None:
+        """Let a record fill the slot that was reserved for it."""
+        with self._lock:
+            self.records.add(record)
+
+    def vacate(self, record: R | None) -> None:
+        """Free a slot: its connection is gone, or never came to be."""
+        with self._lock:
+            if record is not None:
+                if record not in self.records:
+                    msg = f"bug: {record!r} gives back a slot that it does not hold"
+                    raise AssertionError(msg)
+                self.records.discard(record)
+            self.taken -= 1
+            if self.taken < len(self.records):
+                msg = f"bug: {len(self.records)} records in {self.taken} slots"
+                raise AssertionError(msg)
+
+    def match(self) -> tuple[Waiter, R | None] | None:
+        """
+        Pair the first live waiter with an idle connection, or with a free slot (None), which is then reserved.
+
+        Returns:
+            None when nobody waits or nothing is free.
+        """
+        with self._lock:
+            while self.waiters.queue and (self.idle or self.taken < self.limit):
+                waiter = self.waiters.pop()
+                if waiter is None:
+                    return None
+                try:
+                    return waiter, self.take()
+                except IndexError:  # none idle, or just taken: by another thread, or by the garbage collector in between
+                    if self.reserve():
+                        return waiter, None
+                    self.waiters.put_back(waiter)
+        return None
+
+    def surplus(self) -> R | None:
+        """Take out an idle connection that is one too many (the one that came last); None if there is none."""
+        if len(self.idle) > self.keep:
+            try:
+                return self.idle.pop()
+            except IndexError:  # another thread took it
+                return None
+        return None
+
+    def retire(self) -> None:
+        """Keep nothing from now on: what comes back is surplus."""
+        self.retired = True
+        self.keep = 0
+
+    def leases(self) -> list[Lease]:
+        """Look at the leases that are out, in no order."""
+        with self._lock:
+            records = list(self.records)
+        return [record.lease for record in records if record.lease.granted_at is not None]
+
+    def check(self) -> None:
+        """
+        Compare the slots with their law.
+
+        Raises:
+            AssertionError: the law does not hold; the message shows the figures.
+        """
+        with self._lock:
+            idle, leased, taken, live = len(self.idle), len(self.leases()), self.taken, len(self.waiters)
+            busy = taken - idle - leased
+            sound = busy >= 0 and taken <= self.limit and len(self.records) <= taken
+            awake = not (live and (idle or taken < self.limit))
+            if not sound or not awake:
+                msg = (
+                    f"law broken: idle {idle} + leased {leased} + busy {busy} == taken {taken} <= limit {self.limit}, "
+                    f"{len(self.records)} records, {live} waiting"
+                )
+                raise AssertionError(msg)

@@ -1,0 +1,32 @@
+"""Look at a pool from outside, through whatever the caller has in hand."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqla_poolguard._pool import GuardedPool
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Engine
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from sqla_poolguard._facts import PoolSnapshot
+
+__all__ = ["snapshot"]
+
+
+def snapshot(engine_or_pool: AsyncEngine | Engine | GuardedPool) -> PoolSnapshot:
+    """
+    Look at the pool of an engine as it is now: counts, who holds, who waits.
+
+    Args:
+        engine_or_pool: an `AsyncEngine`, its `sync_engine`, or the pool itself.
+
+    Raises:
+        TypeError: it has no `GuardedPool`.
+    """
+    pool = getattr(engine_or_pool, "pool", engine_or_pool)
+    if not isinstance(pool, GuardedPool):
+        msg = f"snapshot() wants an engine with poolclass=GuardedPool, or its pool; got {engine_or_pool!r} with {type(pool).__name__}"
+        raise TypeError(msg)
+    return pool.snapshot()

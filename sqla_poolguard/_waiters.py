@@ -1,0 +1,127 @@
+"""The queue of one pool: who waits, in which order, until when. It reads no clock and makes no loop; futures are handed to it."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import weakref
+    from asyncio import Future, Task
+
+    from sqla_poolguard._callsite import Place
+
+__all__ = ["Waiter", "Waiters"]
+
+_PURGE_ABOVE = 32
+
+
+class Waiter:
+    """One caller in the queue."""
+
+    __slots__ = ("ahead", "deadline", "future", "place", "since", "task")
+
+    def __init__(
+        self,
+        future: Future[Any],
+        since: float,
+        deadline: float,
+        task: weakref.ref[Task[Any]] | None = None,
+        place: Place | None = None,
+    ) -> None:
+        self.future = future
+        """Done when the wait is over, one way or another."""
+        self.since = since
+        """When it came, on the pool's clock."""
+        self.deadline = deadline
+        """Until when it may wait, on the pool's clock; infinity for ever."""
+        self.task = task
+        self.place = place
+        self.ahead = 0
+        """How many waited when it came."""
+
+
+class Waiters:
+    """
+    Waiters in the order in which they came.
+
+    Deadlines never decrease along the queue (all waiters of a pool wait equally long),
+    so that one timer, set for the first, serves all.
+    A waiter that gave up stays where it is, done, until it is passed over or swept out.
+    """
+
+    __slots__ = ("_gone", "queue")
+
+    def __init__(self) -> None:
+        self.queue: deque[Waiter] = deque()
+        """Live and dead ones; empty means that nobody waits (tested on the hot path)."""
+        self._gone = 0
+
+    def __len__(self) -> int:
+        return sum(not waiter.future.done() for waiter in self.queue.copy())
+
+    def __repr__(self) -> str:
+        return f"<Waiters {len(self)} live, {len(self.queue)} queued>"
+
+    def append(self, waiter: Waiter) -> None:
+        """Put a waiter at the end."""
+        waiter.ahead = max(len(self.queue) - self._gone, 0)
+        self.queue.append(waiter)
+
+    def pop(self) -> Waiter | None:
+        """Take the first live waiter out of the queue."""
+        queue = self.queue
+        while queue:
+            try:
+                waiter = queue.popleft()
+            except IndexError:  # another thread took it
+                return None
+            if not waiter.future.done():
+                return waiter
+            self._gone = max(self._gone - 1, 0)
+        return None
+
+    def put_back(self, waiter: Waiter) -> None:
+        """Put a waiter that was popped in vain back to the front."""
+        self.queue.appendleft(waiter)
+
+    def gave_up(self) -> None:
+        """Count a waiter that left (it is done, and still queued); sweep when most of the queue is dead."""
+        self._gone += 1
+        if self._gone > _PURGE_ABOVE and self._gone * 2 > len(self.queue):
+            self._gone = 0
+            for _ in range(len(self.queue)):
+                try:
+                    waiter = self.queue.popleft()
+                except IndexError:
+                    return
+                if not waiter.future.done():
+                    self.queue.append(waiter)
+
+    def expired(self, now: float) -> list[Waiter]:
+        """Take out every live waiter whose deadline has passed, the oldest first."""
+        out = []
+        while (waiter := self.pop()) is not None:
+            if waiter.deadline > now:
+                self.put_back(waiter)
+                break
+            out.append(waiter)
+        return out
+
+    def next_deadline(self) -> float | None:
+        """When the first live waiter's deadline passes; None if nobody waits."""
+        waiter = self.pop()
+        if waiter is None:
+            return None
+        self.put_back(waiter)
+        return waiter.deadline
+
+    def live(self, most: int) -> list[Waiter]:
+        """Look at the first live waiters, at most so many."""
+        out: list[Waiter] = []
+        for waiter in self.queue.copy():
+            if len(out) >= most:
+                break
+            if not waiter.future.done():
+                out.append(waiter)
+        return out
