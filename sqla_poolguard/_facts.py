@@ -198,12 +198,14 @@ class PoolSnapshot:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the read-only mappings as plain ones."""
-        values = [getattr(self, name) for name in self.__dataclass_fields__]
-        return _restore_snapshot, tuple(dict(v) if isinstance(v, MappingProxyType) else v for v in values)
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return _restore, ({**values, "rejected": dict(self.rejected), "ended": dict(self.ended)},)
 
 
-def _restore_snapshot(*values: Any) -> PoolSnapshot:
-    return PoolSnapshot(*(MappingProxyType(v) if isinstance(v, dict) else v for v in values))
+def _restore(values: dict[str, Any]) -> PoolSnapshot:
+    return PoolSnapshot(
+        **{**values, "rejected": MappingProxyType(values["rejected"]), "ended": MappingProxyType(values["ended"])}
+    )
 
 
 def holders_by_site(holders: Iterable[Holder]) -> list[tuple[int, Site | None, float]]:

@@ -10,6 +10,7 @@ from sqla_poolguard._facts import Ending, Reason
 
 if TYPE_CHECKING:
     from asyncio import Task
+    from collections.abc import Callable
 
     from sqla_poolguard._callsite import Place
     from sqla_poolguard._slots import Slots
@@ -71,6 +72,8 @@ class Ledger:
         """Physical connections that left the pool open: detached, or leaked and then terminated."""
         self.samples: deque[tuple[float, float]] = deque()
         """(wait time, use time) of each ended lease, in seconds, until an exporter takes it."""
+        self.spill: Callable[[deque[tuple[float, float]]], object] = deque.popleft
+        """Takes one sample out when there are too many; an exporter records it, else it is forgotten."""
         self._pools: weakref.WeakSet[Slots[Any]] = weakref.WeakSet()
 
     def __repr__(self) -> str:
@@ -122,7 +125,10 @@ class Ledger:
         held = now - granted_at
         lease.granted_at = None
         self.ended[ending] += 1
-        self.samples.append((lease.waited, held))
+        samples = self.samples
+        samples.append((lease.waited, held))
+        if len(samples) > SAMPLES_KEPT:
+            self.spill(samples)
         return held
 
     def leases(self) -> list[Lease]:
@@ -139,7 +145,9 @@ class Ledger:
         """
         rejected, ended, leased = sum(self.rejected.values()), sum(self.ended.values()), len(self.leases())
         if self.requested != self.waiting + self.granted + rejected:
-            msg = f"law broken: requested {self.requested} == waiting {self.waiting} + granted {self.granted} + rejected {rejected}"
+            msg = (
+                f"law broken: requested {self.requested} == waiting {self.waiting} + granted {self.granted} + rejected {rejected}"
+            )
             raise AssertionError(msg)
         if self.granted != leased + ended:
             msg = f"law broken: granted {self.granted} == leased {leased} + ended {ended}"

@@ -16,7 +16,11 @@ _log: Final = logging.getLogger("sqla_poolguard")
 
 
 class LogObserver(Observer):
-    """Say in the log of `sqla_poolguard` which line holds, held or lost a connection."""
+    """
+    Say in the log of `sqla_poolguard` which line holds, held or lost a connection.
+
+    Each record carries its fact as the attribute `poolguard`, for formatters that write fields.
+    """
 
     __slots__ = ()
 
@@ -28,6 +32,7 @@ class LogObserver(Observer):
             holder.held,
             _who(holder.site, holder.task),
             _stack(holder.stack),
+            extra={"poolguard": holder},
         )
 
     def returned(self, checkout: Checkout) -> None:
@@ -38,6 +43,7 @@ class LogObserver(Observer):
             checkout.held,
             checkout.ending,
             _who(checkout.site, checkout.task),
+            extra={"poolguard": checkout},
         )
 
     def leaked(self, checkout: Checkout) -> None:
@@ -48,6 +54,7 @@ class LogObserver(Observer):
             checkout.held,
             _who(checkout.site, checkout.task),
             _stack(checkout.stack),
+            extra={"poolguard": checkout},
         )
 
 

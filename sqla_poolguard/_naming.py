@@ -46,6 +46,8 @@ def address_of(creator: Callable[..., Any], dialect: object) -> str:
     host, port = options.get("host"), options.get("port")
     if host is None and database is None:
         arguments = known.get("cargs_tup") or known.get("cargs") or ()
-        return f"{fallback}:{arguments[0]}" if arguments and isinstance(arguments[0], str) and "@" not in arguments[0] else fallback
+        return (
+            f"{fallback}:{arguments[0]}" if arguments and isinstance(arguments[0], str) and "@" not in arguments[0] else fallback
+        )
     where = str(host or "localhost") + (f":{port}" if port else "")
     return f"{where}/{database}" if database else where

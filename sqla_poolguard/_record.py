@@ -47,7 +47,7 @@ def listen(pool: GuardedPool) -> None:
 
 def _connected(_connection: object, record: GuardedRecord) -> None:
     # SQLAlchemy notes in `starttime` when it began to connect, on the wall clock; a clock that was set back reads as 0
-    record.guarded._opened(max(time.time() - record.starttime, 0.0))
+    record.guarded._watch.opened(max(time.time() - record.starttime, 0.0))
 
 
 def _closed(_connection: object, record: GuardedRecord) -> None:
@@ -66,4 +66,3 @@ def _reset(_connection: object, record: GuardedRecord | None, state: PoolResetSt
     """Recognise the garbage collector at work: it may reset nothing, and can only terminate."""
     if state.terminate_only and not state.asyncio_safe and record is not None:
         record.lease.ending = Ending.LEAKED
-

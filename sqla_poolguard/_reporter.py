@@ -88,8 +88,15 @@ class Reporter:
                 return
             self.tell(listeners, fact)
 
-    def snapshot(self, slots: Slots[Any], pool_size: int, max_overflow: int, now: float) -> PoolSnapshot:
-        """Look at the pool: its own slots, and the leases and totals of all generations."""
+    def snapshot(self, slots: Slots[Any], now: float, *, but: int = 0) -> PoolSnapshot:
+        """
+        Look at the pool: its own slots, and the leases and totals of all generations.
+
+        Args:
+            slots: those of the current generation.
+            now: seconds on the pool's clock.
+            but: requests that are not to count as waiting: they are just being turned away.
+        """
         ledger = self.ledger
         idle, own = len(slots.idle), len(slots.leases())
         holders = tuple(self.holder(lease, now) for lease in ledger.leases())
@@ -99,12 +106,12 @@ class Reporter:
         )
         return PoolSnapshot(
             pool=self.name,
-            pool_size=pool_size,
-            max_overflow=max_overflow,
+            pool_size=slots.size,
+            max_overflow=slots.max_overflow,
             idle=idle,
             used=len(holders),
             connecting=max(slots.taken - idle - own, 0),
-            waiting=ledger.waiting,
+            waiting=max(ledger.waiting - but, 0),
             holders=holders,
             waiters=waiters,
             requested=ledger.requested,
@@ -114,19 +121,11 @@ class Reporter:
             ended=MappingProxyType({str(ending): count for ending, count in ledger.ended.items()}),
         )
 
-    def refusal(
-        self,
-        reason: Reason,
-        waited: float,
-        slots: Slots[Any],
-        pool_size: int,
-        max_overflow: int,
-        now: float,
-    ) -> CheckoutError:
+    def refusal(self, reason: Reason, waited: float, slots: Slots[Any], now: float) -> CheckoutError:
         """Make the error for a request that gets no connection; a crowd that is refused together shares one snapshot."""
         last = self._last_look
         if last is None or not 0 <= now - last[0] < _LOOK_SHARED:
-            last = self._last_look = (now, self.snapshot(slots, pool_size, max_overflow, now))
+            last = self._last_look = (now, self.snapshot(slots, now, but=1))
         retry_after = self._retry.next_turn(now, len(slots.waiters.queue), self._gap(slots, now))
         kind = CheckoutRejected if reason is Reason.QUEUE_FULL else CheckoutTimeout
         return kind(reason=reason, waited=waited, retry_after=retry_after, snapshot=last[1])

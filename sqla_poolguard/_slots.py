@@ -42,7 +42,20 @@ class Slots(Generic[R]):
     The deques need no lock: each of their methods is one step of the interpreter.
     """
 
-    __slots__ = ("__weakref__", "_lock", "idle", "keep", "limit", "records", "retired", "take", "taken", "waiters")
+    __slots__ = (
+        "__weakref__",
+        "_lock",
+        "idle",
+        "keep",
+        "limit",
+        "max_overflow",
+        "records",
+        "retired",
+        "size",
+        "take",
+        "taken",
+        "waiters",
+    )
 
     def __init__(self, size: int, max_overflow: int, *, use_lifo: bool = False) -> None:
         """
@@ -53,6 +66,8 @@ class Slots(Generic[R]):
             max_overflow: connections allowed above that; -1 means no limit.
             use_lifo: hand out the connection that came back last.
         """
+        self.size = size
+        self.max_overflow = -1 if size == 0 else max_overflow
         self.keep: float = size or math.inf
         self.limit: float = math.inf if size == 0 or max_overflow < 0 else size + max_overflow
         self.idle: deque[R] = deque()

@@ -1,4 +1,4 @@
-"""One timer of one pool in one event loop, set for whatever is due first. It decides nothing: the pool sweeps."""
+"""One timer for a pool in each event loop it is used in, set for whatever is due first. It decides nothing: the pool sweeps."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import weakref
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sqla_poolguard._pool import GuardedPool
+    from asyncio import AbstractEventLoop
+    from collections.abc import Callable
 
 __all__ = ["Sweeper"]
 
@@ -17,32 +18,38 @@ class Sweeper:
     """
     Wakes a pool when the first waiter's deadline passes or the first lease gets overdue.
 
-    The event loop keeps the timer, the timer this object; the pool is held weakly, so that a timer keeps no pool alive.
+    The pool is held weakly, so that a timer keeps no pool alive.
     """
 
-    __slots__ = ("_at", "_pool", "_timer")
+    __slots__ = ("_sweep", "_timers")
 
-    def __init__(self, pool: GuardedPool) -> None:
-        self._pool = weakref.ref(pool)
-        self._timer: asyncio.TimerHandle | None = None
-        self._at = math.inf
+    def __init__(self, sweep: Callable[[], None]) -> None:
+        """
+        Make a sweeper without a timer.
+
+        Args:
+            sweep: a method of the pool, called in the event loop whose timer fired.
+        """
+        self._sweep = weakref.WeakMethod(sweep)
+        self._timers: dict[AbstractEventLoop, tuple[float, asyncio.TimerHandle]] = {}
 
     def wake_by(self, at: float, now: float) -> None:
-        """Wake the pool at `at` (on its clock) or before; to be called in the loop that this sweeper is for."""
-        if at < self._at:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._at = at
-            self._timer = asyncio.get_running_loop().call_later(max(at - now, 0.0), self._wake)
+        """Wake the pool in the running loop at `at` (on its clock) or before; infinity asks for nothing."""
+        if at == math.inf:
+            return
+        loop = asyncio.get_running_loop()
+        set_for, timer = self._timers.get(loop, (math.inf, None))
+        if timer is None:
+            for closed in [other for other in self._timers if other.is_closed()]:
+                del self._timers[closed]
+        elif set_for <= at:
+            return
+        else:
+            timer.cancel()
+        self._timers[loop] = (at, loop.call_later(max(at - now, 0.0), self._wake, loop))
 
-    def stop(self) -> None:
-        """Forget the timer."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer, self._at = None, math.inf
-
-    def _wake(self) -> None:
-        self._timer, self._at = None, math.inf
-        pool = self._pool()
-        if pool is not None:
-            pool._sweep(self)
+    def _wake(self, loop: AbstractEventLoop) -> None:
+        self._timers.pop(loop, None)
+        sweep = self._sweep()
+        if sweep is not None:
+            sweep()

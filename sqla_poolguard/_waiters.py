@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -108,11 +109,11 @@ class Waiters:
             out.append(waiter)
         return out
 
-    def next_deadline(self) -> float | None:
-        """When the first live waiter's deadline passes; None if nobody waits."""
+    def next_deadline(self) -> float:
+        """When the first live waiter's deadline passes; infinity if nobody waits."""
         waiter = self.pop()
         if waiter is None:
-            return None
+            return math.inf
         self.put_back(waiter)
         return waiter.deadline
 

@@ -92,9 +92,7 @@ def _message(reason: str, waited: float, snapshot: PoolSnapshot) -> str:
         head = f"no connection after {waited:.2f} s: {snapshot}"
     rows = holders_by_site(snapshot.holders)
     width = max((len(str(site or "(unknown)")) for _, site, _ in rows[:_SITES_SHOWN]), default=0)
-    lines = [
-        f"  {count:>3} x  {site or '(unknown)'!s:<{width}}   held {held:.1f} s" for count, site, held in rows[:_SITES_SHOWN]
-    ]
+    lines = [f"  {count:>3} x  {site or '(unknown)'!s:<{width}}   held {held:.1f} s" for count, site, held in rows[:_SITES_SHOWN]]
     if len(rows) > _SITES_SHOWN:
         rest = sum(count for count, _, _ in rows[_SITES_SHOWN:])
         lines.append(f"  {rest:>3} x  at {len(rows) - _SITES_SHOWN} other lines")

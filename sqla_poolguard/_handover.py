@@ -1,0 +1,128 @@
+"""Hands connections and free slots from those who give them back to those who wait. Who gets what is decided in the slots."""
+
+from __future__ import annotations
+
+from asyncio.events import _get_running_loop
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy.util import concurrency
+
+if TYPE_CHECKING:
+    from asyncio import Future
+    from collections.abc import Callable
+
+    from sqla_poolguard._record import GuardedRecord
+    from sqla_poolguard._slots import Slots
+    from sqla_poolguard._waiters import Waiter
+
+__all__ = ["Expired", "Handover"]
+
+_EXPIRED: Final = object()
+
+_await: Final[Callable[[Any], Any]] = getattr(concurrency, "await_", concurrency.await_only)
+
+
+class Expired(Exception):  # noqa: N818 - a signal between rooms of the shell, never seen by a caller
+    """The waiter's deadline has passed."""
+
+
+class Handover:
+    """
+    The hands of one pool.
+
+    What is handed to a waiter is a record, or None: a free slot, reserved for it, in which it opens a connection itself.
+    Nothing is ever lost between two hands: whatever a waiter can no longer take is handed on.
+    """
+
+    __slots__ = ("_slots",)
+
+    def __init__(self, slots: Slots[GuardedRecord]) -> None:
+        self._slots = slots
+
+    def wait(self, waiter: Waiter) -> GuardedRecord | None:
+        """
+        Wait in the queue, inside one of SQLAlchemy's greenlets.
+
+        Raises:
+            Expired: the waiter's deadline passed.
+        """
+        slots, future = self._slots, waiter.future
+        slots.waiters.append(waiter)
+        try:
+            # a connection may have come back since we looked, from another thread or the garbage collector
+            self.settle()
+            given = _await(future)
+        except BaseException:
+            if future.done() and not future.cancelled():
+                given = future.result()
+                if given is not _EXPIRED:
+                    self._take_back(given)
+            else:
+                future.cancel()
+                slots.waiters.gave_up()
+            raise
+        if given is _EXPIRED:
+            raise Expired
+        return given  # type: ignore[no-any-return]
+
+    def expire(self, now: float) -> None:
+        """Turn away every waiter whose deadline has passed."""
+        for waiter in self._slots.waiters.expired(now):
+            self._deliver(waiter, _EXPIRED)
+
+    def give_back(self, record: GuardedRecord) -> None:
+        """Take a record from whoever had it; one without a connection is only a free slot."""
+        slots = self._slots
+        if record.dbapi_connection is None:
+            self.free(record)
+            return
+        slots.idle.append(record)
+        if slots.waiters.queue or len(slots.idle) > slots.keep:
+            self.settle()
+
+    def free(self, record: GuardedRecord | None) -> None:
+        """Free a slot, and offer it to whoever waits."""
+        self._slots.vacate(record)
+        self.settle()
+
+    def settle(self) -> None:
+        """Give everything that is free to those who wait, then close what is one too many."""
+        self._hand_out()
+        while (record := self._slots.surplus()) is not None:
+            self.discard(record)
+
+    def discard(self, record: GuardedRecord) -> None:
+        """Close a connection; its slot is free afterwards, come what may."""
+        try:
+            record.close()
+        finally:
+            self._slots.vacate(record)
+            self._hand_out()
+
+    def _hand_out(self) -> None:
+        while (pair := self._slots.match()) is not None:
+            self._deliver(*pair)
+
+    def _deliver(self, waiter: Waiter, given: Any) -> None:
+        future = waiter.future
+        loop = future.get_loop()
+        if loop is _get_running_loop():
+            future.set_result(given)
+            return
+        try:
+            loop.call_soon_threadsafe(self._deliver_here, future, given)
+        except RuntimeError:  # that loop is closed: nobody waits there any more
+            self._take_back(given)
+
+    def _deliver_here(self, future: Future[Any], given: Any) -> None:
+        if future.done():
+            self._take_back(given)
+        else:
+            future.set_result(given)
+
+    def _take_back(self, given: Any) -> None:
+        """Hand on what was handed over in vain."""
+        if given is None:
+            self.free(None)
+        elif given is not _EXPIRED:
+            self.give_back(given)

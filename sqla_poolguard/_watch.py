@@ -1,0 +1,143 @@
+"""Keeps the books of a pool and tells what happens in it: who got, gave back, lost or was refused a connection."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from asyncio.events import _get_running_loop
+from typing import TYPE_CHECKING, Final
+
+from sqla_poolguard._callsite import capture, this_task
+from sqla_poolguard._facts import Ending, Opened, Reason
+from sqla_poolguard._sweeper import Sweeper
+from sqla_poolguard._waiters import Waiter
+from sqla_poolguard.errors import CheckoutError
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+    from collections.abc import Callable
+
+    from sqla_poolguard._facts import PoolSnapshot
+    from sqla_poolguard._guard import Guard
+    from sqla_poolguard._handover import Handover
+    from sqla_poolguard._ledger import Lease
+    from sqla_poolguard._record import GuardedRecord
+    from sqla_poolguard._reporter import Reporter
+    from sqla_poolguard._slots import Slots
+
+__all__ = ["Watch"]
+
+_TIMER_SLACK: Final = 0.001
+"""Seconds by which an event loop may fire a timer early (uvloop counts in milliseconds)."""
+
+
+class Watch:
+    """The eyes of one pool, and its one timer."""
+
+    def __init__(
+        self, guard: Guard, slots: Slots[GuardedRecord], handover: Handover, reporter: Reporter, clock: Callable[[], float]
+    ) -> None:
+        self.reporter = reporter
+        self.ledger = reporter.ledger
+        self._observers = reporter.observers
+        self._slots = slots
+        self._handover = handover
+        self._clock = clock
+        self._capture = capture(guard.capture)
+        self._hold_warning = math.inf if guard.hold_warning is None else guard.hold_warning
+        self._sweeper = Sweeper(self._sweep)
+        self._home: AbstractEventLoop | None = None
+        """The event loop of the last checkout."""
+        self._timed = False
+        """Whether the timer is set in it for the first lease that will be overdue."""
+
+    def granted(self, lease: Lease, now: float, waited: float) -> None:
+        """Note who got a connection, and see that somebody looks when it gets overdue."""
+        task = this_task()
+        lease.task = weakref.ref(task) if task is not None else None
+        lease.place = self._capture()
+        self.ledger.grant(lease, now, waited)
+        loop = _get_running_loop()
+        if loop is not self._home:
+            self._home, self._timed = loop, False
+        if not self._timed and loop is not None:
+            self._timed = True
+            self._sweeper.wake_by(now + self._hold_warning, now)
+        observers = self._observers
+        if lease.delay is not None and observers.waited:
+            self.reporter.tell(observers.waited, self.reporter.wait(lease, *lease.delay))
+        if observers.granted:
+            self.reporter.tell(observers.granted, self.reporter.holder(lease, now))
+
+    def ended(self, record: GuardedRecord, lease: Lease) -> None:
+        """Note how a lease ended; may be called by the garbage collector, in any thread."""
+        ending = lease.ending
+        if ending is None:  # no event told: then the connection is still there, or detach() has taken it
+            ending = Ending.CHECKED_IN if record.dbapi_connection is not None else Ending.DETACHED
+        held = self.ledger.end(lease, self._clock(), ending)
+        observers = self._observers
+        if ending is Ending.LEAKED:
+            checkout = self.reporter.checkout(lease, held, ending)
+            self.reporter.tell_later(observers.leaked + observers.ended, checkout, self._home)
+        elif lease.overdue or observers.ended:
+            listeners = observers.returned + observers.ended if lease.overdue else observers.ended
+            self.reporter.tell(listeners, self.reporter.checkout(lease, held, ending))
+        lease.task = lease.place = None
+        lease.overdue = False
+
+    def refused(self, error: BaseException, asked_at: float) -> None:
+        """Note that a request failed, and why."""
+        if isinstance(error, CheckoutError):
+            reason = Reason(error.reason)
+        else:
+            reason = Reason.CONNECT_FAILED if isinstance(error, Exception) else Reason.CANCELLED
+        self.ledger.reject(reason)
+        listeners = self._observers.rejected
+        if listeners:
+            task = this_task()
+            name = task.get_name() if task is not None else None
+            self.reporter.tell(listeners, self.reporter.rejection(reason, self._clock() - asked_at, self._capture(), name, error))
+
+    def refusal(self, reason: Reason, asked_at: float) -> CheckoutError:
+        """Make the error for a request that gets no connection."""
+        now = self._clock()
+        return self.reporter.refusal(reason, now - asked_at, self._slots, now)
+
+    def opened(self, seconds: float) -> None:
+        """Note a physical connection."""
+        self.ledger.opened += 1
+        if self._observers.opened:
+            self.reporter.tell(self._observers.opened, Opened(self.reporter.name, seconds))
+
+    def waiter(self, loop: AbstractEventLoop, asked_at: float, patience: float) -> Waiter:
+        """Make a waiter that knows who it is, with the timer set for its deadline."""
+        task = this_task()
+        deadline = asked_at + patience
+        self._sweeper.wake_by(deadline, asked_at)
+        return Waiter(loop.create_future(), asked_at, deadline, weakref.ref(task) if task else None, self._capture())
+
+    def snapshot(self) -> PoolSnapshot:
+        """Look at the pool as it is now."""
+        self.reporter.tell_late()
+        return self.reporter.snapshot(self._slots, self._clock())
+
+    def _sweep(self) -> None:
+        """Turn away whose time is up, report who holds too long, and set the timer for what is due next."""
+        now = self._clock()
+        self._handover.expire(now + _TIMER_SLACK)
+        self._sweeper.wake_by(min(self._slots.waiters.next_deadline(), self._report_overdue(now)), now)
+        self.reporter.tell_late()
+
+    def _report_overdue(self, now: float) -> float:
+        """Report the leases that are overdue, once each; return when to look again, infinity if nothing else is out."""
+        due = math.inf
+        for lease in self._slots.leases():
+            if lease.overdue or lease.granted_at is None:
+                continue
+            if now - lease.granted_at >= self._hold_warning - _TIMER_SLACK:
+                lease.overdue = True
+                self.reporter.tell(self._observers.overdue, self.reporter.holder(lease, now))
+            else:
+                due = min(due, lease.granted_at + self._hold_warning)
+        self._timed = due < math.inf
+        return max(due, now + self._hold_warning / 20) if self._timed else math.inf
