@@ -59,7 +59,7 @@ _HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in name
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import version
+        from importlib.metadata import version  # noqa: PLC0415 - most never ask
 
         return version("sqla-poolguard")
     home = _HOME_OF.get(name)

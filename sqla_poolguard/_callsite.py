@@ -6,11 +6,11 @@ import os
 import sys
 import sysconfig
 from asyncio import current_task
-from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 import greenlet
 import sqlalchemy
+from greenlet import getcurrent
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from sqla_poolguard._facts import Site
@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     import weakref
     from asyncio import Task
     from collections.abc import Callable
+    from types import CodeType, FrameType
 
     from sqla_poolguard._guard import Capture
 
 __all__ = ["Place", "capture", "site_of", "stack_of", "task_name", "this_task"]
 
-Place = tuple[tuple[CodeType, int], ...]
-"""Positions in code, innermost first: (code, offset of the instruction). The first is the site."""
+Place = tuple[Any, ...]
+"""Positions in code, innermost first, flat: code object, offset of the instruction, code object, ... The first is the site."""
 
 _STACK_DEPTH: Final = 16
 _SEARCH_DEPTH: Final = 64
@@ -44,7 +45,8 @@ _LIBRARY_ROOTS: Final = tuple(
     path + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib") if (path := sysconfig.get_path(name))
 )
 _PACKAGE_FOLDERS: Final = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
-_RUN_SYNC: Final = frozenset({AsyncSession.run_sync.__code__, AsyncConnection.run_sync.__code__})
+_SESSION_RUN_SYNC: Final = AsyncSession.run_sync.__code__
+_CONNECTION_RUN_SYNC: Final = AsyncConnection.run_sync.__code__
 
 
 def this_task() -> Task[Any] | None:
@@ -68,16 +70,15 @@ def capture(mode: Capture) -> Callable[[], Place | None]:
 
 def site_of(place: Place | None) -> Site | None:
     """Read the site out of a place."""
-    return _read(place[0]) if place else None
+    return _read(place[0], place[1]) if place else None
 
 
 def stack_of(place: Place | None) -> tuple[Site, ...]:
     """Read the callers of the site, innermost first."""
-    return tuple(_read(position) for position in place[1:]) if place else ()
+    return tuple(_read(*place[at : at + 2]) for at in range(2, len(place), 2)) if place else ()
 
 
-def _read(position: tuple[CodeType, int]) -> Site:
-    code, offset = position
+def _read(code: CodeType, offset: int) -> Site:
     line = code.co_firstlineno
     for start, end, at in code.co_lines():
         if start <= offset < end and at is not None:
@@ -100,20 +101,49 @@ def _kind(file: str) -> int:
     return kind
 
 
+def _site() -> Place | None:
+    """
+    Find the line of the application that checks out, on the hot path.
+
+    A checkout runs in a greenlet of SQLAlchemy's, and what called it is suspended in the parent greenlet,
+    at `greenlet_spawn`: search outwards from there.
+    But when the application runs its own synchronous function in the greenlet, search outwards from here.
+    """
+    parent = getcurrent().parent
+    outer = parent.gr_frame if parent is not None else None
+    frame = outer.f_back if outer is not None else None
+    if (
+        frame is None
+        or (code := frame.f_code) is _SESSION_RUN_SYNC
+        or code is _CONNECTION_RUN_SYNC
+        or _kind_of_file.get(code.co_filename) is not _INTERNAL
+    ):
+        frame = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        kind = _kind_of_file.get(code.co_filename)
+        if kind is _APPLICATION:
+            return (code, frame.f_lasti)
+        if kind is not _INTERNAL:
+            break
+        frame = frame.f_back
+    frame, _ = _site_frame()
+    return (frame.f_code, frame.f_lasti) if frame is not None else None
+
+
 def _start() -> tuple[FrameType | None, bool]:
     """
     Give the frame from which to search outwards, and whether it is in the parent greenlet already.
 
-    A checkout runs in a greenlet of SQLAlchemy's.
-    What called it is suspended in the parent greenlet; the greenlet's own frames are SQLAlchemy's,
-    except when the application runs its own synchronous function there (`run_sync`, or `greenlet_spawn` itself).
+    When the application runs its own synchronous function in the greenlet (`run_sync`, or `greenlet_spawn` itself),
+    that is where the search begins.
     """
-    parent = greenlet.getcurrent().parent
+    parent = getcurrent().parent
     outer = parent.gr_frame if parent is not None else None
     if outer is None:
         return sys._getframe(1), True
     caller = outer.f_back  # `outer` is greenlet_spawn
-    if caller is not None and caller.f_code not in _RUN_SYNC:
+    if caller is not None and caller.f_code not in (_SESSION_RUN_SYNC, _CONNECTION_RUN_SYNC):
         file = caller.f_code.co_filename
         if (_kind_of_file.get(file) or _kind(file)) == _INTERNAL:
             return caller, True
@@ -121,7 +151,7 @@ def _start() -> tuple[FrameType | None, bool]:
 
 
 def _outer() -> FrameType | None:
-    parent = greenlet.getcurrent().parent
+    parent = getcurrent().parent
     return parent.gr_frame if parent is not None else None
 
 
@@ -152,15 +182,10 @@ def _site_frame() -> tuple[FrameType | None, bool]:
     return fallback
 
 
-def _site() -> Place | None:
-    frame, _ = _site_frame()
-    return ((frame.f_code, frame.f_lasti),) if frame is not None else None
-
-
 def _stack() -> Place | None:
     frame, crossed = _site_frame()
-    positions: list[tuple[CodeType, int]] = []
-    while len(positions) < _STACK_DEPTH:
+    positions: list[Any] = []
+    while len(positions) < 2 * _STACK_DEPTH:
         if frame is None:
             if crossed:
                 break
@@ -171,7 +196,7 @@ def _stack() -> Place | None:
         if kind == _BOUNDARY:
             break
         if kind != _INTERNAL:
-            positions.append((frame.f_code, frame.f_lasti))
+            positions += (frame.f_code, frame.f_lasti)
         frame = frame.f_back
     return tuple(positions) or None
 

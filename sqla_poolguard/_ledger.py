@@ -97,14 +97,20 @@ class Ledger:
 
     def grant(self, lease: Lease, now: float, waited: float) -> None:
         """Note that a request got its connection."""
+        self.waiting -= 1
+        self.requested -= 1
+        self.grant_at_once(lease, now)
+        lease.waited = waited
+
+    def grant_at_once(self, lease: Lease, now: float) -> None:
+        """Note a request and, in the same moment, that it got its connection."""
         if lease.granted_at is not None:
             msg = "bug: granted a lease that somebody holds"
             raise AssertionError(msg)
-        lease.waited = waited
-        lease.ending = None
-        lease.granted_at = now
-        self.waiting -= 1
+        self.requested += 1
         self.granted += 1
+        lease.granted_at = now
+        lease.waited = 0.0
 
     def reject(self, reason: Reason) -> None:
         """Note that a request gets no connection."""
@@ -123,7 +129,8 @@ class Ledger:
             msg = "bug: ended a lease that nobody holds"
             raise AssertionError(msg)
         held = now - granted_at
-        lease.granted_at = None
+        lease.granted_at = lease.ending = lease.task = lease.place = None
+        lease.overdue = False
         self.ended[ending] += 1
         samples = self.samples
         samples.append((lease.waited, held))

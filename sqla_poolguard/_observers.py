@@ -74,7 +74,7 @@ class Observers:
         for listener in listeners:
             try:
                 listener(fact)
-            except Exception:
+            except Exception:  # noqa: BLE001 - whatever it is, the checkout goes on
                 if listener not in self._failed:
                     self._failed.add(listener)
                     _log.exception("observer %r failed; its further failures are not logged", listener)

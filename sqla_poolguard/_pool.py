@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import sqlalchemy.exc
 from sqlalchemy.pool import AsyncAdaptedQueuePool, Pool
 
+from sqla_poolguard import _fastlane
 from sqla_poolguard._deadline import Deadline, DeadlinePassed
 from sqla_poolguard._facts import Reason
 from sqla_poolguard._guard import Guard
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
     from sqla_poolguard._facts import PoolSnapshot
-    from sqla_poolguard._ledger import Lease
     from sqla_poolguard._observers import Observer
     from sqla_poolguard._waiters import Waiter
 
@@ -90,6 +90,7 @@ class GuardedPool(AsyncAdaptedQueuePool):
         self._timeout = timeout  # type: ignore[assignment] # SQLAlchemy allows None, and says float
         self._patience = math.inf if timeout is None else timeout
         self._use_lifo = use_lifo
+        self._fast = _fastlane.CLOSED_BECAUSE is None
         self._disposed = False
         self._slots: Slots[GuardedRecord] = Slots(pool_size, max_overflow, use_lifo=use_lifo)
         self._handover = Handover(self._slots)
@@ -100,7 +101,7 @@ class GuardedPool(AsyncAdaptedQueuePool):
             reporter = _predecessor._watch.reporter
         self._ledger = reporter.ledger
         self._ledger.open_pool(self._slots)
-        self._watch = Watch(self._guard, self._slots, self._handover, reporter, self._clock)
+        self._watch: Watch = Watch(self._guard, self._slots, self._handover, reporter, self._clock)
 
     def _read_guard(self, guard: object) -> Guard:
         if guard is None:
@@ -161,18 +162,22 @@ class GuardedPool(AsyncAdaptedQueuePool):
             CheckoutTimeout: none in time.
             CheckoutRejected: not allowed to wait.
         """
-        asked_at = now = self._clock()
+        fairy: Any = _fastlane.take(self) if self._fast else None
+        if fairy is not None:
+            self._watch.granted_at_once(fairy._connection_record.lease)
+            return fairy  # type: ignore[no-any-return]
+        asked_at = self._clock()
         self._ledger.ask()
         try:
-            fairy: Any = self._in_time(super().connect, asked_at) if self._pre_ping else super().connect()
-            lease: Lease = fairy._connection_record.lease
-            if lease.delay is not None or self._pre_ping:
-                now = self._clock()
-            self._watch.granted(lease, now, now - asked_at)
+            fairy = self._in_time(self._check_out, asked_at) if self._pre_ping else self._check_out()
+            self._watch.granted(fairy._connection_record.lease, asked_at)
         except BaseException as error:
             self._watch.refused(error, asked_at)
             raise
         return fairy  # type: ignore[no-any-return]
+
+    def _check_out(self) -> Any:
+        return _fastlane.check_out(self) if self._fast else super().connect()
 
     def _do_get(self) -> ConnectionPoolEntry:
         try:
@@ -262,7 +267,8 @@ class GuardedPool(AsyncAdaptedQueuePool):
         lease = record.lease
         if lease.granted_at is not None:
             self._watch.ended(record, lease)
-        lease.delay = None
+        if lease.delay is not None:
+            lease.delay = None
         self._handover.give_back(record)
 
     # what SQLAlchemy asks of a pool

@@ -41,7 +41,8 @@ def listen(pool: GuardedPool) -> None:
     event.listen(pool, "close", _closed)
     event.listen(pool, "invalidate", _invalidated)
     event.listen(pool, "soft_invalidate", _invalidated)
-    event.listen(pool, "reset", _reset)
+    if not pool._fast:  # on the fast lane our own weak reference tells, and a listener here would close it
+        event.listen(pool, "reset", _reset)
     event.listen(pool, "detach", _detached)
 
 

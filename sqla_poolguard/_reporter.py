@@ -50,8 +50,9 @@ class Reporter:
             self.name, site_of(place), task_name(lease.task), held, lease.waited, overdue=lease.overdue, stack=stack_of(place)
         )
 
-    def checkout(self, lease: Lease, held: float, ending: Ending) -> Checkout:
-        """Describe a lease that has just ended."""
+    def checkout(self, lease: Lease, now: float, ending: Ending) -> Checkout:
+        """Describe a lease that is just ending."""
+        held = now - lease.granted_at if lease.granted_at is not None else 0.0
         place = lease.place
         return Checkout(self.name, site_of(place), task_name(lease.task), lease.waited, held, ending, stack_of(place))
 

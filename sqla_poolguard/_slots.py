@@ -49,6 +49,7 @@ class Slots(Generic[R]):
         "keep",
         "limit",
         "max_overflow",
+        "put_back",
         "records",
         "retired",
         "size",
@@ -72,6 +73,7 @@ class Slots(Generic[R]):
         self.limit: float = math.inf if size == 0 or max_overflow < 0 else size + max_overflow
         self.idle: deque[R] = deque()
         self.take: Callable[[], R] = self.idle.pop if use_lifo else self.idle.popleft
+        self.put_back: Callable[[R], None] = self.idle.append if use_lifo else self.idle.appendleft
         self.waiters = Waiters()
         self.records: set[R] = set()
         """Every record that fills a slot."""

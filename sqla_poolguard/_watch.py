@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
+from asyncio import current_task
 from asyncio.events import _get_running_loop
 from typing import TYPE_CHECKING, Final
 
@@ -51,39 +52,55 @@ class Watch:
         self._timed = False
         """Whether the timer is set in it for the first lease that will be overdue."""
 
-    def granted(self, lease: Lease, now: float, waited: float) -> None:
-        """Note who got a connection, and see that somebody looks when it gets overdue."""
-        task = this_task()
-        lease.task = weakref.ref(task) if task is not None else None
-        lease.place = self._capture()
-        self.ledger.grant(lease, now, waited)
+    def granted_at_once(self, lease: Lease) -> None:
+        """Note who got a connection without waiting."""
+        now = self._clock()
+        self.ledger.grant_at_once(lease, now)
+        self._identify(lease, now)
+
+    def granted(self, lease: Lease, asked_at: float) -> None:
+        """Note who got a connection in the end."""
+        now = self._clock()
+        self.ledger.grant(lease, now, now - asked_at)
+        self._identify(lease, now)
+        if lease.delay is not None and self._observers.waited:
+            self.reporter.tell(self._observers.waited, self.reporter.wait(lease, *lease.delay))
+
+    def _identify(self, lease: Lease, now: float) -> None:
+        """Note on the lease who holds it, and see that somebody looks when it gets overdue."""
         loop = _get_running_loop()
-        if loop is not self._home:
-            self._home, self._timed = loop, False
-        if not self._timed and loop is not None:
-            self._timed = True
+        if loop is not None and (task := current_task(loop)) is not None:
+            lease.task = weakref.ref(task)
+        lease.place = self._capture()
+        if loop is not self._home or not self._timed:
+            self._set_timer(loop, now)
+        if self._observers.granted:
+            self.reporter.tell(self._observers.granted, self.reporter.holder(lease, now))
+
+    def _set_timer(self, loop: AbstractEventLoop | None, now: float) -> None:
+        """Have the first lease of a loop looked at when it gets overdue; those that follow are seen then."""
+        self._home = loop
+        self._timed = True
+        if loop is not None:
             self._sweeper.wake_by(now + self._hold_warning, now)
-        observers = self._observers
-        if lease.delay is not None and observers.waited:
-            self.reporter.tell(observers.waited, self.reporter.wait(lease, *lease.delay))
-        if observers.granted:
-            self.reporter.tell(observers.granted, self.reporter.holder(lease, now))
 
     def ended(self, record: GuardedRecord, lease: Lease) -> None:
         """Note how a lease ended; may be called by the garbage collector, in any thread."""
         ending = lease.ending
         if ending is None:  # no event told: then the connection is still there, or detach() has taken it
             ending = Ending.CHECKED_IN if record.dbapi_connection is not None else Ending.DETACHED
-        held = self.ledger.end(lease, self._clock(), ending)
+        now = self._clock()
+        if lease.overdue or ending is Ending.LEAKED or self._observers.ended:
+            self._tell_ended(lease, now, ending)
+        self.ledger.end(lease, now, ending)
+
+    def _tell_ended(self, lease: Lease, now: float, ending: Ending) -> None:
         observers = self._observers
+        checkout = self.reporter.checkout(lease, now, ending)
         if ending is Ending.LEAKED:
-            checkout = self.reporter.checkout(lease, held, ending)
             self.reporter.tell_later(observers.leaked + observers.ended, checkout, self._home)
-        elif lease.overdue or observers.ended:
-            listeners = observers.returned + observers.ended if lease.overdue else observers.ended
-            self.reporter.tell(listeners, self.reporter.checkout(lease, held, ending))
-        lease.task = lease.place = None
-        lease.overdue = False
+        else:
+            self.reporter.tell(observers.returned + observers.ended if lease.overdue else observers.ended, checkout)
 
     def refused(self, error: BaseException, asked_at: float) -> None:
         """Note that a request failed, and why."""

@@ -68,13 +68,13 @@ class CheckoutError(sqlalchemy.exc.TimeoutError):
         return _restore, (type(self), self.reason, self.waited, self.retry_after, self.snapshot)
 
 
-class CheckoutTimeout(CheckoutError):
+class CheckoutTimeout(CheckoutError):  # noqa: N818 - named as SQLAlchemy names its own
     """Waited for a connection in vain: `pool_timeout` passed while it queued, connected or pinged."""
 
     title = "No database connection in time"
 
 
-class CheckoutRejected(CheckoutError):
+class CheckoutRejected(CheckoutError):  # noqa: N818 - likewise
     """Was not allowed to wait for a connection, and knows it at once."""
 
     title = "Too many requests wait for a database connection"

@@ -1,0 +1,209 @@
+"""
+The short way out and in for a connection, over SQLAlchemy's private parts; every one of them is tested for first.
+
+Only two things differ from SQLAlchemy's own way, and only while nobody looks:
+what tells that a connection was dropped without being closed is one weak reference instead of two objects,
+and a connection that comes back clean passes none of the hooks that are empty.
+Whoever listens to checkouts, checkins or resets, logs at DEBUG, pings, or resets in another way than by rollback
+gets SQLAlchemy's own code.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import weakref
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy.pool import base
+from sqlalchemy.pool.base import _ConnectionFairy, _ConnectionRecord
+
+from sqla_poolguard._facts import Ending
+
+if TYPE_CHECKING:
+    from sqla_poolguard._pool import GuardedPool
+    from sqla_poolguard._record import GuardedRecord
+
+__all__ = ["CLOSED_BECAUSE", "check_out", "take"]
+
+_LINE_2_1: Final = hasattr(_ConnectionRecord, "needs_gc")
+_ROLLBACK: Final = base.reset_rollback
+
+_PARTS: Final[dict[str, tuple[Any, tuple[str, ...]]]] = {
+    "_ConnectionFairy._checkout": (_ConnectionFairy._checkout, ("pool", "threadconns", "fairy")),
+    "_ConnectionFairy._checkin": (_ConnectionFairy._checkin, ("self", "transaction_was_reset")),
+    "_ConnectionFairy._close_special": (_ConnectionFairy._close_special, ("self", "transaction_reset")),
+    "_ConnectionRecord._checkin_failed": (_ConnectionRecord._checkin_failed, ("self", "err", "_fairy_was_created")),
+    "_finalize_fairy": (
+        base._finalize_fairy,
+        ("dbapi_connection", "connection_record", "pool", "echo", "transaction_was_reset", "fairy", "is_gc_cleanup")
+        if _LINE_2_1
+        else ("dbapi_connection", "connection_record", "pool", "ref", "echo", "transaction_was_reset", "fairy"),
+    ),
+}
+_FAIRY_SLOTS: Final = {"dbapi_connection", "_connection_record", "_echo", "_pool", "_counter"} | (
+    {"_finalizer"} if _LINE_2_1 else set()
+)
+
+
+def changed_part() -> str | None:
+    """Name the first of SQLAlchemy's private parts that is not as this module knows it; None if all are."""
+    for name, (part, parameters) in _PARTS.items():
+        if tuple(inspect.signature(part).parameters) != parameters:
+            return name
+    if not set(getattr(_ConnectionFairy, "__slots__", ())) >= _FAIRY_SLOTS:
+        return "_ConnectionFairy.__slots__"
+    return None
+
+
+CLOSED_BECAUSE: Final = changed_part()
+"""The private part because of which this lane is closed, and SQLAlchemy's own way is used; None: it is open."""
+
+_out: Final[set[GuardedRecord]] = set()
+"""
+Records that are checked out.
+
+The collector calls no weak reference back that is garbage itself:
+without this, a pool that dies together with its last connection would lose it silently.
+"""
+
+
+class Tether(weakref.ref["GuardedFairy"]):
+    """What a record holds of the fairy that holds it; it tells when the fairy is gone."""
+
+    __slots__ = ("pool", "record")
+
+    pool: GuardedPool
+    record: GuardedRecord
+
+    def __hash__(self) -> int:
+        """Be hashable when the fairy is gone; SQLAlchemy 2.0 looks it up then."""
+        return id(self)
+
+
+class _NoFinalizer:
+    """Stands for the `weakref.finalize` that SQLAlchemy 2.1 detaches when a fairy is closed."""
+
+    def detach(self) -> None:
+        """Do nothing: the tether is cut by taking it from the record."""
+
+
+_NO_FINALIZER: Final[Any] = _NoFinalizer()
+
+
+class GuardedFairy(_ConnectionFairy):
+    """A fairy that comes and goes quickly."""
+
+    __slots__ = ()
+
+    def __init__(self, pool: GuardedPool, record: GuardedRecord, *, echo: Any, counter: int) -> None:
+        self._pool = pool
+        self._counter = counter
+        self.dbapi_connection = record.dbapi_connection  # type: ignore[assignment] # it has just been connected
+        self._connection_record = record
+        self._echo = echo
+        tether = Tether(self, _collected)
+        tether.record = record
+        tether.pool = pool
+        record.fairy_ref = tether
+        if _LINE_2_1:
+            self._finalizer = _NO_FINALIZER
+        _out.add(record)
+
+    def close(self) -> None:
+        """Give the connection back when the last of those who share it closes."""
+        self._counter = counter = self._counter - 1
+        if counter == 0:
+            self._checkin()
+
+    def rollback(self) -> None:
+        """Roll back, without the detour over `__getattr__`."""
+        self.dbapi_connection.rollback()
+
+    def commit(self) -> None:
+        """Commit, likewise."""
+        self.dbapi_connection.commit()
+
+    def _checkin(self, transaction_was_reset: bool = False) -> None:  # noqa: FBT001, FBT002 - SQLAlchemy's signature
+        record: Any = self._connection_record
+        pool: Any = self._pool
+        if record is None:  # detached
+            super()._checkin(transaction_was_reset)
+            return
+        dispatch = pool.dispatch
+        if (
+            self.dbapi_connection is None
+            or record.fairy_ref is None
+            or record.finalize_callback
+            or self._echo
+            or dispatch.reset
+            or dispatch.checkin
+            or pool._reset_on_return is not _ROLLBACK
+        ):
+            _out.discard(record)
+            super()._checkin(transaction_was_reset)
+            return
+        if not transaction_was_reset:
+            try:
+                pool._dialect.do_rollback(self)
+            except BaseException as error:
+                _reset_failed(self, pool, record, error)
+                if not isinstance(error, Exception):
+                    raise
+        record.fairy_ref = None
+        self.dbapi_connection = None  # type: ignore[assignment] # as SQLAlchemy does
+        self._connection_record = None
+        _out.discard(record)
+        pool._do_return_conn(record)
+
+
+def _reset_failed(fairy: GuardedFairy, pool: GuardedPool, record: GuardedRecord, error: BaseException) -> None:
+    """Do what SQLAlchemy does when the rollback fails: the connection is unfit, and on a cancellation comes back at once."""
+    pool.logger.error("Exception during reset or similar", exc_info=error)
+    if isinstance(error, Exception):
+        record.invalidate(e=error)
+        return
+    _out.discard(record)
+    fairy.dbapi_connection = None  # type: ignore[assignment]
+    fairy._connection_record = None
+    record._checkin_failed(error)
+
+
+def _collected(tether: Any) -> None:
+    """Clean up after a fairy that was dropped; called by the garbage collector, in any thread."""
+    record = tether.record
+    if record.fairy_ref is not tether:
+        return
+    _out.discard(record)
+    record.lease.ending = Ending.LEAKED
+    finalize: Any = base._finalize_fairy
+    if _LINE_2_1:
+        finalize(None, record, tether.pool, False, is_gc_cleanup=True)
+    else:
+        finalize(None, record, tether.pool, tether, False)
+
+
+def take(pool: GuardedPool) -> GuardedFairy | None:
+    """Take an idle connection that is good as it is; None when the long way is needed."""
+    if pool._pre_ping or pool.dispatch.checkout or pool.logger.isEnabledFor(logging.DEBUG):
+        return None
+    slots = pool._slots
+    try:
+        record = slots.take()
+    except IndexError:
+        return None
+    started = record.starttime
+    if pool._recycle > -1 or pool._invalidate_time > started or record._soft_invalidate_time > started:
+        slots.put_back(record)
+        return None
+    return GuardedFairy(pool, record, echo=False, counter=1)
+
+
+def check_out(pool: GuardedPool) -> _ConnectionFairy:
+    """Get a connection by all means, with SQLAlchemy's ping and listeners."""
+    record: Any = pool._do_get()
+    echo = pool.logger.isEnabledFor(logging.DEBUG)
+    fairy = GuardedFairy(pool, record, echo=echo, counter=0)
+    if echo:
+        pool.logger.debug("Connection %r checked out from pool", fairy.dbapi_connection)
+    return _ConnectionFairy._checkout(pool, fairy=fairy)
