@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sqla_poolguard._pool import GuardedPool
     from sqla_poolguard._record import GuardedRecord
 
-__all__ = ["CLOSED_BECAUSE", "check_out", "take"]
+__all__ = ["CLOSED_BECAUSE", "OUT", "check_out", "take"]
 
 _LINE_2_1: Final = hasattr(_ConnectionRecord, "needs_gc")
 _ROLLBACK: Final = base.reset_rollback
@@ -59,9 +59,9 @@ def changed_part() -> str | None:
 CLOSED_BECAUSE: Final = changed_part()
 """The private part because of which this lane is closed, and SQLAlchemy's own way is used; None: it is open."""
 
-_out: Final[set[GuardedRecord]] = set()
+OUT: Final[set[GuardedRecord]] = set()
 """
-Records that are checked out.
+Records that are checked out; a pool takes them out when they come back, in whatever way.
 
 The collector calls no weak reference back that is garbage itself:
 without this, a pool that dies together with its last connection would lose it silently.
@@ -105,10 +105,10 @@ class GuardedFairy(_ConnectionFairy):
         tether = Tether(self, _collected)
         tether.record = record
         tether.pool = pool
-        record.fairy_ref = tether
+        record.fairy_ref = tether  # type: ignore[assignment,unused-ignore] # the two lines of SQLAlchemy type it differently
         if _LINE_2_1:
             self._finalizer = _NO_FINALIZER
-        _out.add(record)
+        OUT.add(record)
 
     def close(self) -> None:
         """Give the connection back when the last of those who share it closes."""
@@ -140,7 +140,6 @@ class GuardedFairy(_ConnectionFairy):
             or dispatch.checkin
             or pool._reset_on_return is not _ROLLBACK
         ):
-            _out.discard(record)
             super()._checkin(transaction_was_reset)
             return
         if not transaction_was_reset:
@@ -153,7 +152,6 @@ class GuardedFairy(_ConnectionFairy):
         record.fairy_ref = None
         self.dbapi_connection = None  # type: ignore[assignment] # as SQLAlchemy does
         self._connection_record = None
-        _out.discard(record)
         pool._do_return_conn(record)
 
 
@@ -163,7 +161,6 @@ def _reset_failed(fairy: GuardedFairy, pool: GuardedPool, record: GuardedRecord,
     if isinstance(error, Exception):
         record.invalidate(e=error)
         return
-    _out.discard(record)
     fairy.dbapi_connection = None  # type: ignore[assignment]
     fairy._connection_record = None
     record._checkin_failed(error)
@@ -174,7 +171,6 @@ def _collected(tether: Any) -> None:
     record = tether.record
     if record.fairy_ref is not tether:
         return
-    _out.discard(record)
     record.lease.ending = Ending.LEAKED
     finalize: Any = base._finalize_fairy
     if _LINE_2_1:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from sqla_poolguard._observers import Observer
 
@@ -75,6 +75,23 @@ class Guard:
                 raise ValueError(msg)
         merged = {} if base is None else {name: getattr(base, name) for name in known}
         return cls(**{**merged, **options})
+
+    @classmethod
+    def read(cls, value: object, default: Guard) -> Guard:
+        """
+        Read what was given as `guard`: a guard, a mapping of options on top of the default, or None.
+
+        Raises:
+            ValueError: it is none of these, or an option in it is not allowed.
+        """
+        if value is None:
+            return default
+        if isinstance(value, Guard):
+            return value
+        if isinstance(value, Mapping):
+            return cls.from_options(value, base=default)
+        msg = f"guard={value!r} is not allowed; allowed: None, a sqla_poolguard.Guard, or a mapping of its options"
+        raise ValueError(msg)
 
 
 def _refuse(option: str, value: object, allowed: str) -> ValueError:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 import time
 from asyncio.events import _get_running_loop
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import sqlalchemy.exc
-from sqlalchemy.pool import AsyncAdaptedQueuePool, Pool
+from sqlalchemy.pool import Pool
 
 from sqla_poolguard import _fastlane
 from sqla_poolguard._deadline import Deadline, DeadlinePassed
 from sqla_poolguard._facts import Reason
+from sqla_poolguard._figures import Figures
 from sqla_poolguard._guard import Guard
 from sqla_poolguard._handover import Expired, Handover
 from sqla_poolguard._ledger import Ledger
@@ -27,7 +27,7 @@ from sqla_poolguard._slots import Slots
 from sqla_poolguard._watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
@@ -40,7 +40,7 @@ __all__ = ["GuardedPool"]
 _T = TypeVar("_T")
 
 
-class GuardedPool(AsyncAdaptedQueuePool):
+class GuardedPool(Figures):
     """
     A pool for `create_async_engine` that knows who holds every connection.
 
@@ -85,14 +85,14 @@ class GuardedPool(AsyncAdaptedQueuePool):
         Raises:
             ValueError: `guard` is neither, or an option in it is not allowed.
         """
-        self._guard = self._read_guard(guard)
+        self._guard = Guard.read(guard, self.default_guard)
         Pool.__init__(self, creator, **kw)
         self._timeout = timeout  # type: ignore[assignment] # SQLAlchemy allows None, and says float
         self._patience = math.inf if timeout is None else timeout
         self._use_lifo = use_lifo
         self._fast = _fastlane.CLOSED_BECAUSE is None
         self._disposed = False
-        self._slots: Slots[GuardedRecord] = Slots(pool_size, max_overflow, use_lifo=use_lifo)
+        self._slots = Slots(pool_size, max_overflow, use_lifo=use_lifo)
         self._handover = Handover(self._slots)
         if _predecessor is None:
             reporter = self._make_reporter(creator)
@@ -102,16 +102,6 @@ class GuardedPool(AsyncAdaptedQueuePool):
         self._ledger = reporter.ledger
         self._ledger.open_pool(self._slots)
         self._watch: Watch = Watch(self._guard, self._slots, self._handover, reporter, self._clock)
-
-    def _read_guard(self, guard: object) -> Guard:
-        if guard is None:
-            return self.default_guard
-        if isinstance(guard, Guard):
-            return guard
-        if isinstance(guard, Mapping):
-            return Guard.from_options(guard, base=self.default_guard)
-        msg = f"guard={guard!r} is not allowed; allowed: None, a sqla_poolguard.Guard, or a mapping of its options"
-        raise ValueError(msg)
 
     def _make_reporter(self, creator: Callable[..., Any]) -> Reporter:
         guard, ledger = self._guard, Ledger()
@@ -269,6 +259,7 @@ class GuardedPool(AsyncAdaptedQueuePool):
             self._watch.ended(record, lease)
         if lease.delay is not None:
             lease.delay = None
+        _fastlane.OUT.discard(record)
         self._handover.give_back(record)
 
     # what SQLAlchemy asks of a pool
@@ -305,31 +296,4 @@ class GuardedPool(AsyncAdaptedQueuePool):
             dialect=self._dialect,
             _dispatch=self.dispatch,
             _predecessor=self,
-        )
-
-    def size(self) -> int:
-        """Connections kept when idle."""
-        return self._slots.size
-
-    def checkedin(self) -> int:
-        """Idle connections."""
-        return len(self._slots.idle)
-
-    def checkedout(self) -> int:
-        """Connections that are out, or being opened or closed."""
-        return self._slots.taken - len(self._slots.idle)
-
-    def overflow(self) -> int:
-        """Connections above `pool_size`; below 0 while fewer are open, as in SQLAlchemy."""
-        return self._slots.taken - self._slots.size
-
-    def timeout(self) -> float:
-        """Seconds to wait for a connection."""
-        return self._timeout
-
-    def status(self) -> str:
-        """Describe the pool in one line, in SQLAlchemy's words."""
-        return (
-            f"Pool size: {self.size()}  Connections in pool: {self.checkedin()} "
-            f"Current Overflow: {self.overflow()} Current Checked out connections: {self.checkedout()}"
         )

@@ -1,0 +1,46 @@
+"""The figures that SQLAlchemy and its users ask a queue pool for, read from the slots. Nothing here changes a pool."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy.pool import AsyncAdaptedQueuePool
+
+if TYPE_CHECKING:
+    from sqla_poolguard._record import GuardedRecord
+    from sqla_poolguard._slots import Slots
+
+__all__ = ["Figures"]
+
+
+class Figures(AsyncAdaptedQueuePool):
+    """A queue pool whose figures are its slots'."""
+
+    _slots: Slots[GuardedRecord]
+
+    def size(self) -> int:
+        """Connections kept when idle."""
+        return self._slots.size
+
+    def checkedin(self) -> int:
+        """Idle connections."""
+        return len(self._slots.idle)
+
+    def checkedout(self) -> int:
+        """Connections that are out, or being opened or closed."""
+        return self._slots.taken - len(self._slots.idle)
+
+    def overflow(self) -> int:
+        """Connections above `pool_size`; below 0 while fewer are open, 0 if there is no limit: as in SQLAlchemy."""
+        return self._slots.taken - self._slots.size if self._slots.size else 0
+
+    def timeout(self) -> float:
+        """Seconds to wait for a connection."""
+        return self._timeout
+
+    def status(self) -> str:
+        """Describe the pool in one line, in SQLAlchemy's words."""
+        return (
+            f"Pool size: {self.size()}  Connections in pool: {self.checkedin()} "
+            f"Current Overflow: {self.overflow()} Current Checked out connections: {self.checkedout()}"
+        )
