@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,10 +22,12 @@ from sqlalchemy.pool.base import _ConnectionFairy, _ConnectionRecord
 from sqla_poolguard._facts import Ending
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
     from sqla_poolguard._pool import GuardedPool
     from sqla_poolguard._record import GuardedRecord
 
-__all__ = ["CLOSED_BECAUSE", "OUT", "check_out", "take"]
+__all__ = ["CLOSED_BECAUSE", "OUT", "check_out", "collecting", "take"]
 
 _LINE_2_1: Final = hasattr(_ConnectionRecord, "needs_gc")
 _ROLLBACK: Final = base.reset_rollback
@@ -66,6 +69,9 @@ Records that are checked out; a pool takes them out when they come back, in what
 The collector calls no weak reference back that is garbage itself:
 without this, a pool that dies together with its last connection would lose it silently.
 """
+
+
+_thread: Final = threading.local()
 
 
 class Tether(weakref.ref["GuardedFairy"]):
@@ -173,13 +179,23 @@ def _collected(tether: Any) -> None:
         return
     record.lease.ending = Ending.LEAKED
     finalize: Any = base._finalize_fairy
-    if _LINE_2_1:
-        finalize(None, record, tether.pool, False, is_gc_cleanup=True)
-    else:
-        finalize(None, record, tether.pool, tether, False)
+    outer = collecting()
+    _thread.record = record
+    try:
+        if _LINE_2_1:
+            finalize(None, record, tether.pool, False, is_gc_cleanup=True)
+        else:
+            finalize(None, record, tether.pool, tether, False)
+    finally:
+        _thread.record = outer
 
 
-def take(pool: GuardedPool) -> GuardedFairy | None:
+def collecting() -> GuardedRecord | None:
+    """Give the record whose connection this thread's garbage collector is just cleaning up; None if it is not."""
+    return getattr(_thread, "record", None)
+
+
+def take(pool: GuardedPool, now: float, loop: AbstractEventLoop | None) -> GuardedFairy | None:
     """Take an idle connection that is good as it is; None when the long way is needed."""
     if pool._pre_ping or pool.dispatch.checkout or pool.logger.isEnabledFor(logging.DEBUG):
         return None
@@ -189,7 +205,13 @@ def take(pool: GuardedPool) -> GuardedFairy | None:
     except IndexError:
         return None
     started = record.starttime
-    if pool._recycle > -1 or pool._invalidate_time > started or record._soft_invalidate_time > started:
+    if (
+        record.loop is not loop
+        or pool._recycle > -1
+        or pool._invalidate_time > started
+        or record._soft_invalidate_time > started
+        or now - record.lease.idle_since > pool._ping_after
+    ):
         slots.put_back(record)
         return None
     return GuardedFairy(pool, record, echo=False, counter=1)

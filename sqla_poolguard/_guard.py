@@ -43,6 +43,12 @@ class Guard:
     max_waiting: int | None = None
     """Requests that may wait at one time; the next one gets `CheckoutRejected`. None: no limit."""
 
+    overflow_linger: float = 0.0
+    """Seconds for which an idle connection above `pool_size` is kept, in case it is wanted again soon. 0: as SQLAlchemy."""
+
+    ping_after: float | None = None
+    """Seconds of idleness after which a connection is pinged before it is handed out, in one round trip. None: never."""
+
     capture: Capture = "site"
     """What to remember of the caller: its line ("site"), its callers too ("stack"), nothing ("off")."""
 
@@ -116,13 +122,24 @@ def _number(option: str, value: object, allowed: str) -> float | None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
         raise _refuse(option, value, allowed)
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise _refuse(option, value, allowed) from None
 
 
 def _seconds(option: str, value: object) -> float | None:
     allowed = "None or a number of seconds above 0"
     seconds = _number(option, value, allowed)
     if seconds is not None and not 0 < seconds < math.inf:
+        raise _refuse(option, value, allowed)
+    return seconds
+
+
+def _span(option: str, value: object) -> float:
+    allowed = "a number of seconds, 0 or more"
+    seconds = _number(option, value, allowed)
+    if seconds is None or not 0 <= seconds < math.inf:
         raise _refuse(option, value, allowed)
     return seconds
 
@@ -168,6 +185,8 @@ _CHECKS: Final[dict[str, Callable[[str, object], object]]] = {
     "name": _text,
     "hold_warning": _seconds,
     "max_waiting": _count,
+    "overflow_linger": _span,
+    "ping_after": _seconds,
     "capture": _choice,
     "telemetry": _switch,
     "observers": _observers,

@@ -34,10 +34,12 @@ class Handover:
     Nothing is ever lost between two hands: whatever a waiter can no longer take is handed on.
     """
 
-    __slots__ = ("_slots",)
+    __slots__ = ("_slots", "linger")
 
     def __init__(self, slots: Slots[GuardedRecord]) -> None:
         self._slots = slots
+        self.linger: Callable[[], bool] = bool
+        """Asked before connections above `pool_size` are closed: True puts it off. By default, never."""
 
     def wait(self, waiter: Waiter) -> GuardedRecord | None:
         """
@@ -88,13 +90,27 @@ class Handover:
     def settle(self) -> None:
         """Give everything that is free to those who wait, then close what is one too many."""
         self._hand_out()
-        while (record := self._slots.surplus()) is not None:
+        if len(self._slots.idle) > self._slots.keep and not self.linger():
+            while (record := self._slots.surplus()) is not None:
+                self.discard(record)
+
+    def close_idle(self, keep: float) -> None:
+        """Close idle connections, those first that have been idle longest, until no more than so many are left."""
+        idle = self._slots.idle
+        while len(idle) > keep:
+            try:
+                record = idle.popleft()
+            except IndexError:  # another thread took it
+                return
             self.discard(record)
 
     def discard(self, record: GuardedRecord) -> None:
         """Close a connection; its slot is free afterwards, come what may."""
         try:
-            record.close()
+            if record.is_foreign():
+                record.abandon()
+            else:
+                record.close()
         finally:
             self._slots.vacate(record)
             self._hand_out()

@@ -29,7 +29,7 @@ class Lease:
     The task is a weak reference: a strong one would keep its frames alive, and with them the connection that it leaks.
     """
 
-    __slots__ = ("delay", "ending", "granted_at", "overdue", "place", "task", "waited")
+    __slots__ = ("delay", "ending", "granted_at", "idle_since", "overdue", "place", "task", "waited")
 
     def __init__(self) -> None:
         self.granted_at: float | None = None
@@ -42,6 +42,8 @@ class Lease:
         """How it is going to end, where an event has told so already."""
         self.overdue = False
         """Whether it was reported as held too long."""
+        self.idle_since = 0.0
+        """When it last ended, on the pool's clock."""
         self.delay: tuple[float, int] | None = None
         """(seconds in the queue, waiters ahead) if the connection was not there at once."""
 
@@ -131,12 +133,20 @@ class Ledger:
         held = now - granted_at
         lease.granted_at = lease.ending = lease.task = lease.place = None
         lease.overdue = False
+        lease.idle_since = now
         self.ended[ending] += 1
         samples = self.samples
         samples.append((lease.waited, held))
         if len(samples) > SAMPLES_KEPT:
             self.spill(samples)
         return held
+
+    def forget(self) -> None:
+        """Begin anew, in a forked child: what was written here is the parent's."""
+        self.requested = self.waiting = self.granted = self.opened = self.closed = self.departed = 0
+        self.rejected = dict.fromkeys(Reason, 0)
+        self.ended = dict.fromkeys(Ending, 0)
+        self.samples.clear()
 
     def leases(self) -> list[Lease]:
         """Look at every lease that is out, the oldest first."""

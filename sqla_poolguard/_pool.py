@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 import time
 from asyncio.events import _get_running_loop
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-import sqlalchemy.exc
 from sqlalchemy.pool import Pool
 
 from sqla_poolguard import _fastlane
 from sqla_poolguard._deadline import Deadline, DeadlinePassed
-from sqla_poolguard._facts import Reason
 from sqla_poolguard._figures import Figures
+from sqla_poolguard._fork import guard_against_fork
 from sqla_poolguard._guard import Guard
-from sqla_poolguard._handover import Expired, Handover
+from sqla_poolguard._handover import Handover
 from sqla_poolguard._ledger import Ledger
 from sqla_poolguard._logs import LogObserver
 from sqla_poolguard._naming import address_of, claim
@@ -24,20 +23,22 @@ from sqla_poolguard._otel import observe
 from sqla_poolguard._record import GuardedRecord, listen
 from sqla_poolguard._reporter import Reporter
 from sqla_poolguard._slots import Slots
+from sqla_poolguard._supply import Supply
 from sqla_poolguard._watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
     from sqla_poolguard._facts import PoolSnapshot
     from sqla_poolguard._observers import Observer
-    from sqla_poolguard._waiters import Waiter
 
 __all__ = ["GuardedPool"]
 
-_T = TypeVar("_T")
+_POLITE: Final = 0.25
+"""Seconds that a connection which is terminated has to say goodbye."""
 
 
 class GuardedPool(Figures):
@@ -88,8 +89,8 @@ class GuardedPool(Figures):
         self._guard = Guard.read(guard, self.default_guard)
         Pool.__init__(self, creator, **kw)
         self._timeout = timeout  # type: ignore[assignment] # SQLAlchemy allows None, and says float
-        self._patience = math.inf if timeout is None else timeout
         self._use_lifo = use_lifo
+        self._ping_after = math.inf if self._guard.ping_after is None else self._guard.ping_after
         self._fast = _fastlane.CLOSED_BECAUSE is None
         self._disposed = False
         self._slots = Slots(pool_size, max_overflow, use_lifo=use_lifo)
@@ -102,6 +103,8 @@ class GuardedPool(Figures):
         self._ledger = reporter.ledger
         self._ledger.open_pool(self._slots)
         self._watch: Watch = Watch(self._guard, self._slots, self._handover, reporter, self._clock)
+        self._supply: Supply = Supply(self)
+        guard_against_fork(self)
 
     def _make_reporter(self, creator: Callable[..., Any]) -> Reporter:
         guard, ledger = self._guard, Ledger()
@@ -152,14 +155,15 @@ class GuardedPool(Figures):
             CheckoutTimeout: none in time.
             CheckoutRejected: not allowed to wait.
         """
-        fairy: Any = _fastlane.take(self) if self._fast else None
-        if fairy is not None:
-            self._watch.granted_at_once(fairy._connection_record.lease)
-            return fairy  # type: ignore[no-any-return]
         asked_at = self._clock()
+        loop = _get_running_loop()
+        fairy: Any = _fastlane.take(self, asked_at, loop) if self._fast else None
+        if fairy is not None:
+            self._watch.granted_at_once(fairy._connection_record.lease, asked_at, loop)
+            return fairy  # type: ignore[no-any-return]
         self._ledger.ask()
         try:
-            fairy = self._in_time(self._check_out, asked_at) if self._pre_ping else self._check_out()
+            fairy = self._supply.in_time(self._check_out, asked_at) if self._pre_ping else self._check_out()
             self._watch.granted(fairy._connection_record.lease, asked_at)
         except BaseException as error:
             self._watch.refused(error, asked_at)
@@ -170,83 +174,7 @@ class GuardedPool(Figures):
         return _fastlane.check_out(self) if self._fast else super().connect()
 
     def _do_get(self) -> ConnectionPoolEntry:
-        try:
-            record = self._slots.take()
-        except IndexError:
-            return self._obtain()
-        if self._is_stale(record):
-            now = self._clock()
-            self._make_ready(record, now)
-            record.lease.delay = (0.0, 0)
-        return record
-
-    def _is_stale(self, record: GuardedRecord) -> bool:
-        """Tell whether SQLAlchemy will want to connect this record anew: recycled, invalidated, or empty."""
-        started = record.starttime
-        return (
-            record.dbapi_connection is None
-            or self._invalidate_time > started
-            or record._soft_invalidate_time > started
-            or (self._recycle > -1 and time.time() - started > self._recycle)
-        )
-
-    def _obtain(self) -> GuardedRecord:
-        """Get a record when none is idle: in a free slot, or by waiting for either."""
-        asked_at = served_at = self._clock()
-        ahead = 0
-        given = None
-        if not self._slots.reserve():
-            waiter = self._waiter(asked_at)
-            try:
-                given = self._handover.wait(waiter)
-            except Expired:
-                raise self._watch.refusal(Reason.TIMEOUT, asked_at) from None
-            served_at, ahead = self._clock(), waiter.ahead
-        record = self._open(asked_at) if given is None else self._make_ready(given, asked_at)
-        record.lease.delay = (served_at - asked_at, ahead)
-        return record
-
-    def _waiter(self, asked_at: float) -> Waiter:
-        """Make the waiter that is to queue, if it may."""
-        if self._patience <= 0:
-            raise self._watch.refusal(Reason.TIMEOUT, asked_at)
-        most, waiters = self._guard.max_waiting, self._slots.waiters
-        if most is not None and len(waiters.queue) >= most and len(waiters) >= most:
-            raise self._watch.refusal(Reason.QUEUE_FULL, asked_at)
-        loop = _get_running_loop()
-        if loop is None:
-            msg = "the pool is exhausted, and no event loop is running in which to wait for a connection"
-            raise sqlalchemy.exc.MissingGreenlet(msg)
-        return self._watch.waiter(loop, asked_at, self._patience)
-
-    def _open(self, asked_at: float) -> GuardedRecord:
-        """Open a connection in the slot that was reserved; a slot that stays empty is handed on as such."""
-        record: GuardedRecord | None = None
-        try:
-            record = self._in_time(self._create_connection, asked_at)
-            self._slots.fill(record)
-        finally:
-            if record is None:
-                self._handover.free(None)
-        return record
-
-    def _make_ready(self, record: GuardedRecord, asked_at: float) -> GuardedRecord:
-        """Connect a record anew where it is stale."""
-        if self._is_stale(record):
-            try:
-                self._in_time(record.get_connection, asked_at)
-            except BaseException as error:
-                record._checkin_failed(error, _fairy_was_created=False)
-                raise
-        return record
-
-    def _in_time(self, connect: Callable[[], _T], asked_at: float) -> _T:
-        """Connect, but not beyond the deadline."""
-        try:
-            with Deadline(asked_at + self._patience - self._clock() if self._patience > 0 else math.inf):
-                return connect()
-        except DeadlinePassed as passed:
-            raise self._watch.refusal(Reason.TIMEOUT, asked_at) from passed.__cause__
+        return self._supply.get()
 
     def _create_connection(self) -> GuardedRecord:
         return GuardedRecord(self)
@@ -262,17 +190,28 @@ class GuardedPool(Figures):
         _fastlane.OUT.discard(record)
         self._handover.give_back(record)
 
+    def _close_connection(self, connection: DBAPIConnection, *, terminate: bool = False) -> None:
+        """
+        Close a connection; one that is to be terminated has a moment to go politely.
+
+        SQLAlchemy's asyncpg adapter would let the caller wait for two seconds on a link that is stalled.
+        The garbage collector, which may call at any moment and in any thread, leaves it to the event loop.
+        """
+        collected = _fastlane.collecting()
+        if collected is not None and collected.cut_off_later(connection):
+            return
+        try:
+            with Deadline(_POLITE if terminate and collected is None else math.inf):
+                super()._close_connection(connection, terminate=terminate)
+        except DeadlinePassed:
+            self.logger.debug("Connection %r did not close in %s s; it was cut off", connection, _POLITE)
+
     # what SQLAlchemy asks of a pool
 
     def dispose(self) -> None:
         """Close the idle connections. Those that are out are closed when they come back, once `recreate()` was called."""
         self._disposed = True
-        while True:
-            try:
-                record = self._slots.idle.popleft()
-            except IndexError:
-                break
-            self._handover.discard(record)
+        self._handover.close_idle(0)
         self._watch.reporter.tell_late()
         self.logger.info("Pool disposed. %s", self.status())
 

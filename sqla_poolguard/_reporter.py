@@ -89,6 +89,11 @@ class Reporter:
                 return
             self.tell(listeners, fact)
 
+    def forget(self) -> None:
+        """Forget what was still to be told, in a forked child: the parent tells it."""
+        self._late.clear()
+        self._last_look = None
+
     def snapshot(self, slots: Slots[Any], now: float, *, but: int = 0) -> PoolSnapshot:
         """
         Look at the pool: its own slots, and the leases and totals of all generations.

@@ -44,6 +44,7 @@ class Slots(Generic[R]):
 
     __slots__ = (
         "__weakref__",
+        "_abandoned",
         "_lock",
         "idle",
         "keep",
@@ -80,6 +81,7 @@ class Slots(Generic[R]):
         self.taken = 0
         """Slots taken; above `len(records)` by those whose record is not made yet."""
         self.retired = False
+        self._abandoned: set[R] = set()
         self._lock = threading.RLock()
 
     def __repr__(self) -> str:
@@ -103,6 +105,8 @@ class Slots(Generic[R]):
         """Free a slot: its connection is gone, or never came to be."""
         with self._lock:
             if record is not None:
+                if record in self._abandoned:
+                    return
                 if record not in self.records:
                     msg = f"bug: {record!r} gives back a slot that it does not hold"
                     raise AssertionError(msg)
@@ -145,6 +149,22 @@ class Slots(Generic[R]):
         """Keep nothing from now on: what comes back is surplus."""
         self.retired = True
         self.keep = 0
+
+    def abandon(self) -> list[R]:
+        """
+        Empty every slot and the queue without closing anything, in a forked child.
+
+        Returns:
+            The records that were in the slots; they are remembered, and ignored should they come back.
+        """
+        self._lock = threading.RLock()  # another thread of the parent may have held it
+        abandoned = list(self.records)
+        self._abandoned.update(abandoned)
+        self.records.clear()
+        self.idle.clear()
+        self.waiters.queue.clear()
+        self.taken = 0
+        return abandoned
 
     def leases(self) -> list[Lease]:
         """Look at the leases that are out, in no order."""

@@ -48,6 +48,10 @@ class Sweeper:
             timer.cancel()
         self._timers[loop] = (at, loop.call_later(max(at - now, 0.0), self._wake, loop))
 
+    def forget(self) -> None:
+        """Forget every timer, in a forked child: they tick in the parent's event loops."""
+        self._timers.clear()
+
     def _wake(self, loop: AbstractEventLoop) -> None:
         self._timers.pop(loop, None)
         sweep = self._sweep()

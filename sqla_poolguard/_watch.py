@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import weakref
 from asyncio import current_task
 from asyncio.events import _get_running_loop
 from typing import TYPE_CHECKING, Final
+
+from sqlalchemy.util.concurrency import greenlet_spawn
 
 from sqla_poolguard._callsite import capture, this_task
 from sqla_poolguard._facts import Ending, Opened, Reason
@@ -15,7 +18,7 @@ from sqla_poolguard._waiters import Waiter
 from sqla_poolguard.errors import CheckoutError
 
 if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop
+    from asyncio import AbstractEventLoop, Task
     from collections.abc import Callable
 
     from sqla_poolguard._facts import PoolSnapshot
@@ -46,29 +49,31 @@ class Watch:
         self._clock = clock
         self._capture = capture(guard.capture)
         self._hold_warning = math.inf if guard.hold_warning is None else guard.hold_warning
+        self._linger = guard.overflow_linger
+        self._trim_at = math.inf
+        self._trimming: set[Task[None]] = set()
+        handover.linger = self._put_off_closing
         self._sweeper = Sweeper(self._sweep)
         self._home: AbstractEventLoop | None = None
         """The event loop of the last checkout."""
         self._timed = False
         """Whether the timer is set in it for the first lease that will be overdue."""
 
-    def granted_at_once(self, lease: Lease) -> None:
+    def granted_at_once(self, lease: Lease, now: float, loop: AbstractEventLoop | None) -> None:
         """Note who got a connection without waiting."""
-        now = self._clock()
         self.ledger.grant_at_once(lease, now)
-        self._identify(lease, now)
+        self._identify(lease, now, loop)
 
     def granted(self, lease: Lease, asked_at: float) -> None:
         """Note who got a connection in the end."""
         now = self._clock()
         self.ledger.grant(lease, now, now - asked_at)
-        self._identify(lease, now)
+        self._identify(lease, now, _get_running_loop())
         if lease.delay is not None and self._observers.waited:
             self.reporter.tell(self._observers.waited, self.reporter.wait(lease, *lease.delay))
 
-    def _identify(self, lease: Lease, now: float) -> None:
+    def _identify(self, lease: Lease, now: float, loop: AbstractEventLoop | None) -> None:
         """Note on the lease who holds it, and see that somebody looks when it gets overdue."""
-        loop = _get_running_loop()
         if loop is not None and (task := current_task(loop)) is not None:
             lease.task = weakref.ref(task)
         lease.place = self._capture()
@@ -133,6 +138,13 @@ class Watch:
         self._sweeper.wake_by(deadline, asked_at)
         return Waiter(loop.create_future(), asked_at, deadline, weakref.ref(task) if task else None, self._capture())
 
+    def forget(self) -> None:
+        """Begin anew, in a forked child: books, timers and what was still to be told are the parent's."""
+        self.ledger.forget()
+        self.reporter.forget()
+        self._sweeper.forget()
+        self._home, self._timed, self._trim_at = None, False, math.inf
+
     def snapshot(self) -> PoolSnapshot:
         """Look at the pool as it is now."""
         self.reporter.tell_late()
@@ -142,8 +154,27 @@ class Watch:
         """Turn away whose time is up, report who holds too long, and set the timer for what is due next."""
         now = self._clock()
         self._handover.expire(now + _TIMER_SLACK)
-        self._sweeper.wake_by(min(self._slots.waiters.next_deadline(), self._report_overdue(now)), now)
+        if now >= self._trim_at - _TIMER_SLACK:
+            self._trim()
+        self._sweeper.wake_by(min(self._slots.waiters.next_deadline(), self._report_overdue(now), self._trim_at), now)
         self.reporter.tell_late()
+
+    def _put_off_closing(self) -> bool:
+        """Keep idle connections above `pool_size` for `overflow_linger` seconds, then close those that are still idle."""
+        if not self._linger or self._slots.retired or _get_running_loop() is None:
+            return False
+        if self._trim_at == math.inf:
+            now = self._clock()
+            self._trim_at = now + self._linger
+            self._sweeper.wake_by(self._trim_at, now)
+        return True
+
+    def _trim(self) -> None:
+        self._trim_at = math.inf
+        if len(self._slots.idle) > self._slots.keep:
+            task = asyncio.ensure_future(greenlet_spawn(self._handover.close_idle, self._slots.keep))
+            self._trimming.add(task)
+            task.add_done_callback(self._trimming.discard)
 
     def _report_overdue(self, now: float) -> float:
         """Report the leases that are overdue, once each; return when to look again, infinity if nothing else is out."""

@@ -1,0 +1,34 @@
+"""A forked child never uses its parent's connections. It closes none either: they are the parent's."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from sqla_poolguard._pool import GuardedPool
+
+__all__ = ["guard_against_fork"]
+
+_pools: Final[weakref.WeakSet[GuardedPool]] = weakref.WeakSet()
+_of_the_parent: Final[list[Any]] = []
+"""Connections inherited from the parent, kept for ever: even their finalizers could speak to the server."""
+
+
+def guard_against_fork(pool: GuardedPool) -> None:
+    """Let a pool forget its connections in every process that is forked from this one."""
+    _pools.add(pool)
+
+
+def _in_child() -> None:
+    for pool in list(_pools):
+        for record in pool._slots.abandon():
+            _of_the_parent.append(record.dbapi_connection)
+            record.dbapi_connection = None
+            record.lease.granted_at = None
+        pool._watch.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)

@@ -1,0 +1,142 @@
+"""Gets a connection that is good: an idle one, a new one, or one to wait for, and never beyond the deadline."""
+
+from __future__ import annotations
+
+import math
+import time
+from asyncio.events import _get_running_loop
+from typing import TYPE_CHECKING, TypeVar
+
+import sqlalchemy.exc
+
+from sqla_poolguard._deadline import Deadline, DeadlinePassed
+from sqla_poolguard._facts import Reason
+from sqla_poolguard._handover import Expired
+from sqla_poolguard._ping import ping
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqla_poolguard._pool import GuardedPool
+    from sqla_poolguard._record import GuardedRecord
+    from sqla_poolguard._waiters import Waiter
+
+__all__ = ["Supply"]
+
+_T = TypeVar("_T")
+
+
+class Supply:
+    """The way from a request to a record with a good connection, inside one of SQLAlchemy's greenlets."""
+
+    __slots__ = ("_patience", "_pool")
+
+    def __init__(self, pool: GuardedPool) -> None:
+        self._pool = pool
+        self._patience = math.inf if pool._timeout is None else pool._timeout
+
+    def get(self) -> GuardedRecord:
+        """
+        Get a record whose connection is good.
+
+        Raises:
+            CheckoutTimeout: none in time.
+            CheckoutRejected: not allowed to wait.
+        """
+        try:
+            record = self._pool._slots.take()
+        except IndexError:
+            return self._obtain()
+        if self._make_ready(record, self._pool._clock()):
+            record.lease.delay = (0.0, 0)
+        return record
+
+    def _is_stale(self, record: GuardedRecord) -> bool:
+        """Tell whether SQLAlchemy will want to connect this record anew: recycled, invalidated, or empty."""
+        started, recycle = record.starttime, self._pool._recycle
+        return (
+            record.dbapi_connection is None
+            or self._pool._invalidate_time > started
+            or record._soft_invalidate_time > started
+            or (recycle > -1 and time.time() - started > recycle)
+        )
+
+    def _obtain(self) -> GuardedRecord:
+        """Get a record when none is idle: in a free slot, or by waiting for either."""
+        pool = self._pool
+        asked_at = pool._clock()
+        if pool._slots.reserve():
+            record, queued, ahead = self._open(asked_at), 0.0, 0
+        else:
+            waiter = self._waiter(asked_at)
+            try:
+                given = pool._handover.wait(waiter)
+            except Expired:
+                raise pool._watch.refusal(Reason.TIMEOUT, asked_at) from None
+            queued, ahead = pool._clock() - asked_at, waiter.ahead
+            if given is None:
+                record = self._open(asked_at)
+            else:
+                record = given
+                self._make_ready(record, asked_at)
+        record.lease.delay = (queued, ahead)
+        return record
+
+    def _waiter(self, asked_at: float) -> Waiter:
+        """Make the waiter that is to queue, if it may."""
+        watch = self._pool._watch
+        if self._patience <= 0:
+            raise watch.refusal(Reason.TIMEOUT, asked_at)
+        most, waiters = self._pool.guard.max_waiting, self._pool._slots.waiters
+        if most is not None and len(waiters.queue) >= most and len(waiters) >= most:
+            raise watch.refusal(Reason.QUEUE_FULL, asked_at)
+        loop = _get_running_loop()
+        if loop is None:
+            msg = "the pool is exhausted, and no event loop is running in which to wait for a connection"
+            raise sqlalchemy.exc.MissingGreenlet(msg)
+        return watch.waiter(loop, asked_at, self._patience)
+
+    def _open(self, asked_at: float) -> GuardedRecord:
+        """Open a connection in the slot that was reserved; a slot that stays empty is handed on as such."""
+        record: GuardedRecord | None = None
+        try:
+            record = self.in_time(self._pool._create_connection, asked_at)
+            self._pool._slots.fill(record)
+        finally:
+            if record is None:
+                self._pool._handover.free(None)
+        return record
+
+    def _make_ready(self, record: GuardedRecord, asked_at: float) -> bool:
+        """Connect a record anew, or ping it, where that is needed; return whether it was."""
+        try:
+            if record.is_foreign():
+                record.abandon()
+            if self._is_stale(record):
+                self.in_time(record.get_connection, asked_at)
+            elif self._pool._clock() - record.lease.idle_since > self._pool._ping_after:
+                self.in_time(lambda: self._ping(record), asked_at)
+            else:
+                return False
+        except BaseException as error:
+            record._checkin_failed(error, _fairy_was_created=False)
+            raise
+        return True
+
+    def _ping(self, record: GuardedRecord) -> None:
+        """Ping a connection; when it is gone, connect anew, and let the others of its age be connected anew too."""
+        try:
+            ping(record)
+        except Exception as error:  # noqa: BLE001 - whatever it says, the connection cannot be used
+            self._pool.logger.info("Ping of connection %r failed (%r); reconnecting", record.dbapi_connection, error)
+            record.invalidate(e=error)
+            self._pool._invalidate_time = time.time()
+            record.get_connection()
+
+    def in_time(self, connect: Callable[[], _T], asked_at: float) -> _T:
+        """Connect, but not beyond the deadline."""
+        try:
+            with Deadline(asked_at + self._patience - self._pool._clock() if self._patience > 0 else math.inf):
+                return connect()
+        except DeadlinePassed as passed:
+            raise self._pool._watch.refusal(Reason.TIMEOUT, asked_at) from passed.__cause__
