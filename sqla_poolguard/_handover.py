@@ -61,7 +61,8 @@ class Handover:
                     self._take_back(given)
             else:
                 future.cancel()
-                slots.waiters.gave_up()
+                slots.gave_up()
+                self._hand_out()
             raise
         if given is _EXPIRED:
             raise Expired
@@ -69,7 +70,7 @@ class Handover:
 
     def expire(self, now: float) -> None:
         """Turn away every waiter whose deadline has passed."""
-        for waiter in self._slots.waiters.expired(now):
+        for waiter in self._slots.expired(now):
             self._deliver(waiter, _EXPIRED)
 
     def give_back(self, record: GuardedRecord) -> None:

@@ -177,6 +177,7 @@ class GuardedPool(Figures):
         return self._supply.get()
 
     def _create_connection(self) -> GuardedRecord:
+        self._disposed = False  # it is in use again: a recreate() that follows later has nothing to do with that dispose()
         return GuardedRecord(self)
 
     # door out
@@ -210,8 +211,10 @@ class GuardedPool(Figures):
 
     def dispose(self) -> None:
         """Close the idle connections. Those that are out are closed when they come back, once `recreate()` was called."""
-        self._disposed = True
-        self._handover.close_idle(0)
+        try:
+            self._handover.close_idle(0)
+        finally:
+            self._disposed = True
         self._watch.reporter.tell_late()
         self.logger.info("Pool disposed. %s", self.status())
 

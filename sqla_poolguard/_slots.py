@@ -38,8 +38,8 @@ class Slots(Generic[R]):
 
     and nobody waits while a connection is idle or a slot is free.
 
-    `taken` and `records` change under `_lock`, which the garbage collector may re-enter.
-    The deques need no lock: each of their methods is one step of the interpreter.
+    `taken` and `records` change, and waiters leave the queue, under `_lock`, which the garbage collector may re-enter.
+    Otherwise the deques need no lock: each of their methods is one step of the interpreter.
     """
 
     __slots__ = (
@@ -135,6 +135,21 @@ class Slots(Generic[R]):
                         return waiter, None
                     self.waiters.put_back(waiter)
         return None
+
+    def expired(self, now: float) -> list[Waiter]:
+        """Take out every waiter whose deadline has passed."""
+        with self._lock:
+            return self.waiters.expired(now)
+
+    def next_deadline(self) -> float:
+        """When the first waiter's deadline passes; infinity if nobody waits."""
+        with self._lock:
+            return self.waiters.next_deadline()
+
+    def gave_up(self) -> None:
+        """Count a waiter that left the queue by itself; to be followed by a match."""
+        with self._lock:
+            self.waiters.gave_up()
 
     def surplus(self) -> R | None:
         """Take out an idle connection that is one too many (the one that came last); None if there is none."""

@@ -87,7 +87,11 @@ class Waiters:
         self.queue.appendleft(waiter)
 
     def gave_up(self) -> None:
-        """Count a waiter that left (it is done, and still queued); sweep when most of the queue is dead."""
+        """
+        Count a waiter that left (it is done, and still queued); sweep when most of the queue is dead.
+
+        While it sweeps, a waiter may be out of the queue for a moment: whoever calls must match again afterwards.
+        """
         self._gone += 1
         if self._gone > _PURGE_ABOVE and self._gone * 2 > len(self.queue):
             self._gone = 0
@@ -99,23 +103,29 @@ class Waiters:
                 if not waiter.future.done():
                     self.queue.append(waiter)
 
+    def first(self) -> Waiter | None:
+        """Look at the first live waiter, and drop the dead ones before it."""
+        queue = self.queue
+        while queue:
+            waiter = queue[0]
+            if not waiter.future.done():
+                return waiter
+            self._gone = max(self._gone - 1, 0)
+            queue.remove(waiter)
+        return None
+
     def expired(self, now: float) -> list[Waiter]:
         """Take out every live waiter whose deadline has passed, the oldest first."""
         out = []
-        while (waiter := self.pop()) is not None:
-            if waiter.deadline > now:
-                self.put_back(waiter)
-                break
+        while (waiter := self.first()) is not None and waiter.deadline <= now:
+            self.queue.remove(waiter)
             out.append(waiter)
         return out
 
     def next_deadline(self) -> float:
         """When the first live waiter's deadline passes; infinity if nobody waits."""
-        waiter = self.pop()
-        if waiter is None:
-            return math.inf
-        self.put_back(waiter)
-        return waiter.deadline
+        waiter = self.first()
+        return math.inf if waiter is None else waiter.deadline
 
     def live(self, most: int) -> list[Waiter]:
         """Look at the first live waiters, at most so many."""

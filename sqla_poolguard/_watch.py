@@ -156,7 +156,7 @@ class Watch:
         self._handover.expire(now + _TIMER_SLACK)
         if now >= self._trim_at - _TIMER_SLACK:
             self._trim()
-        self._sweeper.wake_by(min(self._slots.waiters.next_deadline(), self._report_overdue(now), self._trim_at), now)
+        self._sweeper.wake_by(min(self._slots.next_deadline(), self._report_overdue(now), self._trim_at), now)
         self.reporter.tell_late()
 
     def _put_off_closing(self) -> bool:
