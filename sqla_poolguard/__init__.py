@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         Wait,
     )
     from sqla_poolguard._guard import Guard
-    from sqla_poolguard._observers import Observer
+    from sqla_poolguard._observer import Observer
     from sqla_poolguard._pool import GuardedPool
     from sqla_poolguard._snapshot import snapshot
     from sqla_poolguard.errors import CheckoutError, CheckoutRejected, CheckoutTimeout
@@ -49,7 +49,7 @@ __all__ = [
 _HOMES: Final = {
     "_facts": ("Checkout", "Ending", "Holder", "Opened", "PoolSnapshot", "Reason", "Rejection", "Site", "Wait"),
     "_guard": ("Guard",),
-    "_observers": ("Observer",),
+    "_observer": ("Observer",),
     "_pool": ("GuardedPool",),
     "_snapshot": ("snapshot",),
     "errors": ("CheckoutError", "CheckoutRejected", "CheckoutTimeout"),

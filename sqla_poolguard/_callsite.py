@@ -39,6 +39,7 @@ _OUR_DOORS: Final = (_HERE + "_cli" + os.sep, _HERE + "testing")
 _INTERNAL_ROOTS: Final = (
     os.path.dirname(sqlalchemy.__file__) + os.sep,
     os.path.dirname(greenlet.__file__) + os.sep,
+    "<sqlalchemy generated ",  # what its decorators compile
 )
 _ASYNCIO: Final = os.path.dirname(sys.modules["asyncio"].__file__ or "") + os.sep
 _LIBRARY_ROOTS: Final = tuple(
@@ -93,7 +94,7 @@ def _kind(file: str) -> int:
         kind = _INTERNAL
     elif file.startswith(_ASYNCIO) and os.path.basename(file) in {"events.py", "runners.py", "base_events.py"}:
         kind = _BOUNDARY  # below it begins whoever runs the loop
-    elif file.startswith((*_LIBRARY_ROOTS, "<frozen ", _HERE)) or any(folder in file for folder in _PACKAGE_FOLDERS):
+    elif file.startswith((*_LIBRARY_ROOTS, "<frozen ", "<string>", _HERE)) or any(folder in file for folder in _PACKAGE_FOLDERS):
         kind = _LIBRARY
     else:
         kind = _APPLICATION

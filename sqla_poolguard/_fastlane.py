@@ -10,16 +10,17 @@ gets SQLAlchemy's own code.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
-import threading
 import weakref
+from asyncio.events import _get_running_loop
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy.pool import base
 from sqlalchemy.pool.base import _ConnectionFairy, _ConnectionRecord
 
-from sqla_poolguard._facts import Ending
+from sqla_poolguard._record import leaked
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from sqla_poolguard._pool import GuardedPool
     from sqla_poolguard._record import GuardedRecord
 
-__all__ = ["CLOSED_BECAUSE", "OUT", "check_out", "collecting", "take"]
+__all__ = ["CLOSED_BECAUSE", "OUT", "check_out", "take"]
 
 _LINE_2_1: Final = hasattr(_ConnectionRecord, "needs_gc")
 _ROLLBACK: Final = base.reset_rollback
@@ -69,9 +70,6 @@ Records that are checked out; a pool takes them out when they come back, in what
 The collector calls no weak reference back that is garbage itself:
 without this, a pool that dies together with its last connection would lose it silently.
 """
-
-
-_thread: Final = threading.local()
 
 
 class Tether(weakref.ref["GuardedFairy"]):
@@ -173,26 +171,32 @@ def _reset_failed(fairy: GuardedFairy, pool: GuardedPool, record: GuardedRecord,
 
 
 def _collected(tether: Any) -> None:
-    """Clean up after a fairy that was dropped; called by the garbage collector, in any thread."""
+    """
+    Clean up after a fairy that was dropped; called by the garbage collector, at any instruction and in any thread.
+
+    In the thread of another event loop than the connection's, the cleaning is left to that loop while it runs.
+    """
     record = tether.record
     if record.fairy_ref is not tether:
         return
-    record.lease.ending = Ending.LEAKED
+    loop = record.loop
+    if loop is not None and loop.is_running() and loop is not _get_running_loop():
+        with contextlib.suppress(RuntimeError):  # it was closed between the two calls
+            loop.call_soon_threadsafe(_clean_up, tether)
+            return
+    _clean_up(tether)
+
+
+def _clean_up(tether: Tether) -> None:
+    record: Any = tether.record
+    if record.fairy_ref is not tether:
+        return
+    leaked(record, record.dbapi_connection)
     finalize: Any = base._finalize_fairy
-    outer = collecting()
-    _thread.record = record
-    try:
-        if _LINE_2_1:
-            finalize(None, record, tether.pool, False, is_gc_cleanup=True)
-        else:
-            finalize(None, record, tether.pool, tether, False)
-    finally:
-        _thread.record = outer
-
-
-def collecting() -> GuardedRecord | None:
-    """Give the record whose connection this thread's garbage collector is just cleaning up; None if it is not."""
-    return getattr(_thread, "record", None)
+    if _LINE_2_1:
+        finalize(None, record, tether.pool, False, is_gc_cleanup=True)
+    else:
+        finalize(None, record, tether.pool, tether, False)
 
 
 def take(pool: GuardedPool, now: float, loop: AbstractEventLoop | None) -> GuardedFairy | None:

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
+from sqla_poolguard._observer import Observer
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sqla_poolguard._observers import Observer
 
 __all__ = ["Guard"]
 
@@ -120,12 +121,15 @@ def _number(option: str, value: object, allowed: str) -> float | None:
             raise _refuse(option, value, allowed) from None
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise _refuse(option, value, allowed)
     try:
-        return float(value)
+        number = float(value)
     except OverflowError:
         raise _refuse(option, value, allowed) from None
+    if math.isnan(number):
+        raise _refuse(option, value, allowed)
+    return number
 
 
 def _seconds(option: str, value: object) -> float | None:
@@ -176,7 +180,7 @@ def _observers(option: str, value: object) -> tuple[Any, ...]:
         raise _refuse(option, value, "a sequence of sqla_poolguard.Observer instances")
     observers = tuple(value)
     for observer in observers:
-        if isinstance(observer, type) or not hasattr(observer, "granted"):
+        if not isinstance(observer, Observer):
             raise _refuse(option, observer, "instances of a subclass of sqla_poolguard.Observer")
     return observers
 

@@ -52,7 +52,7 @@ class Handover:
         slots.waiters.append(waiter)
         try:
             # a connection may have come back since we looked, from another thread or the garbage collector
-            self.settle()
+            self._hand_out()
             given = _await(future)
         except BaseException:
             if future.done() and not future.cancelled():
@@ -61,7 +61,7 @@ class Handover:
                     self._take_back(given)
             else:
                 future.cancel()
-                slots.gave_up()
+                slots.gave_up(waiter)
                 self._hand_out()
             raise
         if given is _EXPIRED:
@@ -84,9 +84,9 @@ class Handover:
             self.settle()
 
     def free(self, record: GuardedRecord | None) -> None:
-        """Free a slot, and offer it to whoever waits."""
+        """Free a slot, and offer it to whoever waits. It awaits nothing: the garbage collector comes here."""
         self._slots.vacate(record)
-        self.settle()
+        self._hand_out()
 
     def settle(self) -> None:
         """Give everything that is free to those who wait, then close what is one too many."""
@@ -118,28 +118,36 @@ class Handover:
 
     def _hand_out(self) -> None:
         while (pair := self._slots.match()) is not None:
-            self._deliver(*pair)
+            waiter, given = pair
+            if self._deliver(waiter, given):
+                continue
+            if given is None:
+                self._slots.vacate(None)
+            else:
+                self._slots.put_back(given)
 
-    def _deliver(self, waiter: Waiter, given: Any) -> None:
+    def _deliver(self, waiter: Waiter, given: Any) -> bool:
+        """Give a waiter what it waited for, in its own event loop; False if that is closed, and nobody waits there any more."""
         future = waiter.future
         loop = future.get_loop()
         if loop is _get_running_loop():
             future.set_result(given)
-            return
+            return True
         try:
             loop.call_soon_threadsafe(self._deliver_here, future, given)
-        except RuntimeError:  # that loop is closed: nobody waits there any more
-            self._take_back(given)
+        except RuntimeError:
+            return False
+        return True
 
     def _deliver_here(self, future: Future[Any], given: Any) -> None:
-        if future.done():
-            self._take_back(given)
-        else:
+        if not future.done():
             future.set_result(given)
+        elif given is not _EXPIRED:
+            self._take_back(given)
 
-    def _take_back(self, given: Any) -> None:
+    def _take_back(self, given: GuardedRecord | None) -> None:
         """Hand on what was handed over in vain."""
         if given is None:
             self.free(None)
-        elif given is not _EXPIRED:
+        else:
             self.give_back(given)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
-from sqla_poolguard._observers import Observer
+from sqla_poolguard._observer import Observer
 
 if TYPE_CHECKING:
     from sqla_poolguard._facts import Checkout, Holder, Site

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 import weakref
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ __all__ = ["address_of", "claim"]
 
 _taken: Final[weakref.WeakValueDictionary[str, Ledger]] = weakref.WeakValueDictionary()
 _lock: Final = threading.Lock()
+_DATABASE_KEYS: Final = ("database", "dbname", "db")
 
 
 def claim(name: str, ledger: Ledger) -> str:
@@ -41,13 +43,12 @@ def address_of(creator: Callable[..., Any], dialect: object) -> str:
         known = inspect.getclosurevars(creator).nonlocals
     except (TypeError, ValueError):
         return fallback
-    options: Any = known.get("cparams") or {}
-    database = options.get("database") or options.get("dbname") or options.get("db")
-    host, port = options.get("host"), options.get("port")
-    if host is None and database is None:
-        arguments = known.get("cargs_tup") or known.get("cargs") or ()
-        return (
-            f"{fallback}:{arguments[0]}" if arguments and isinstance(arguments[0], str) and "@" not in arguments[0] else fallback
-        )
-    where = str(host or "localhost") + (f":{port}" if port else "")
-    return f"{where}/{database}" if database else where
+    options = known.get("cparams")
+    if isinstance(options, Mapping) and any(options.get(key) for key in ("host", *_DATABASE_KEYS)):
+        database = next((options[key] for key in _DATABASE_KEYS if options.get(key)), None)
+        where = str(options.get("host") or "localhost") + (f":{options['port']}" if options.get("port") else "")
+        return f"{where}/{database}" if database else where
+    arguments = known.get("cargs_tup", known.get("cargs"))
+    if fallback == "sqlite" and isinstance(arguments, Sequence) and arguments and isinstance(arguments[0], str):
+        return f"{fallback}:{arguments[0]}"
+    return fallback

@@ -20,7 +20,7 @@ from sqla_poolguard._logs import LogObserver
 from sqla_poolguard._naming import address_of, claim
 from sqla_poolguard._observers import Observers
 from sqla_poolguard._otel import observe
-from sqla_poolguard._record import GuardedRecord, listen
+from sqla_poolguard._record import GuardedRecord, cut_off, is_leaked, listen
 from sqla_poolguard._reporter import Reporter
 from sqla_poolguard._slots import Slots
 from sqla_poolguard._supply import Supply
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
     from sqla_poolguard._facts import PoolSnapshot
-    from sqla_poolguard._observers import Observer
+    from sqla_poolguard._observer import Observer
 
 __all__ = ["GuardedPool"]
 
@@ -164,10 +164,10 @@ class GuardedPool(Figures):
         self._ledger.ask()
         try:
             fairy = self._supply.in_time(self._check_out, asked_at) if self._pre_ping else self._check_out()
-            self._watch.granted(fairy._connection_record.lease, asked_at)
         except BaseException as error:
             self._watch.refused(error, asked_at)
             raise
+        self._watch.granted(fairy._connection_record.lease, asked_at)
         return fairy  # type: ignore[no-any-return]
 
     def _check_out(self) -> Any:
@@ -183,26 +183,26 @@ class GuardedPool(Figures):
     # door out
 
     def _do_return_conn(self, record: Any) -> None:
-        lease = record.lease
-        if lease.granted_at is not None:
-            self._watch.ended(record, lease)
-        if lease.delay is not None:
-            lease.delay = None
-        _fastlane.OUT.discard(record)
-        self._handover.give_back(record)
+        try:
+            if record.lease.granted_at is not None:
+                self._watch.ended(record, record.lease)
+        finally:
+            record.lease.delay = None
+            _fastlane.OUT.discard(record)
+            self._handover.give_back(record)
 
     def _close_connection(self, connection: DBAPIConnection, *, terminate: bool = False) -> None:
         """
         Close a connection; one that is to be terminated has a moment to go politely.
 
         SQLAlchemy's asyncpg adapter would let the caller wait for two seconds on a link that is stalled.
-        The garbage collector, which may call at any moment and in any thread, leaves it to the event loop.
+        The garbage collector, which may come at any instruction, must not wait at all.
         """
-        collected = _fastlane.collecting()
-        if collected is not None and collected.cut_off_later(connection):
+        if terminate and is_leaked(connection):
+            cut_off(self, connection)
             return
         try:
-            with Deadline(_POLITE if terminate and collected is None else math.inf):
+            with Deadline(_POLITE if terminate else math.inf):
                 super()._close_connection(connection, terminate=terminate)
         except DeadlinePassed:
             self.logger.debug("Connection %r did not close in %s s; it was cut off", connection, _POLITE)

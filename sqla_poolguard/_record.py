@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
 from asyncio.events import _get_running_loop
 from typing import TYPE_CHECKING, Any, Final
 
+import greenlet
 from sqlalchemy import event
 from sqlalchemy.pool.base import _ConnectionRecord
 
@@ -19,7 +22,9 @@ if TYPE_CHECKING:
 
     from sqla_poolguard._pool import GuardedPool
 
-__all__ = ["GuardedRecord", "listen"]
+__all__ = ["GuardedRecord", "cut_off", "is_leaked", "leaked", "listen"]
+
+_found: Final = threading.local()
 
 _AT_HOME_EVERYWHERE: Final = frozenset({"aiosqlite", "psycopg", "psycopg_async"})
 """Drivers whose connections keep nothing of the event loop in which they were opened."""
@@ -51,27 +56,23 @@ class GuardedRecord(_ConnectionRecord):
         """Drop a foreign connection. Nothing can be awaited in its loop from here, so it is cut off, not closed politely."""
         connection, self.dbapi_connection = self.dbapi_connection, None
         self.guarded.dispatch.close(connection, self)
-        if not self.cut_off_later(connection) and (running := _get_running_loop()) is not None:
-            running.call_soon(_cut_off, self.guarded, connection)
-
-    def cut_off_later(self, connection: Any) -> bool:
-        """Have a connection terminated by the event loop in which it was opened; False if that does not run any more."""
-        loop = self.loop
-        if loop is None or not loop.is_running():
-            return False
-        try:
-            loop.call_soon_threadsafe(_cut_off, self.guarded, connection)
-        except RuntimeError:  # closed between the two calls
-            return False
-        return True
+        if self.loop is not None and self.loop.is_running():
+            with contextlib.suppress(RuntimeError):  # it was closed between the two calls
+                self.loop.call_soon_threadsafe(cut_off, self.guarded, connection)
+                return
+        cut_off(self.guarded, connection)
 
 
-def _cut_off(pool: GuardedPool, connection: Any) -> None:
-    """Terminate a connection outside SQLAlchemy's greenlets, where its adapters do so without awaiting."""
+def cut_off(pool: GuardedPool, connection: Any) -> None:
+    """
+    Terminate a connection without awaiting anything.
+
+    Within SQLAlchemy's greenlets its adapters would await; in a plain one they do not.
+    """
     try:
-        pool._dialect.do_terminate(connection)
+        greenlet.greenlet(pool._dialect.do_terminate).switch(connection)
     except Exception as error:  # noqa: BLE001 - the loop it belongs to is closed; the garbage collector closes the socket
-        pool.logger.debug("Connection %r of another event loop was dropped: %r", connection, error)
+        pool.logger.debug("Connection %r was dropped, not terminated: %r", connection, error)
 
 
 def listen(pool: GuardedPool) -> None:
@@ -105,10 +106,25 @@ def _detached(_connection: object, record: GuardedRecord) -> None:
 
 
 def _invalidated(_connection: object, record: GuardedRecord, _error: BaseException | None) -> None:
-    record.lease.ending = Ending.INVALIDATED
+    if record.lease.granted_at is not None:  # else it was found unfit before anybody got it
+        record.lease.ending = Ending.INVALIDATED
 
 
-def _reset(_connection: object, record: GuardedRecord | None, state: PoolResetState) -> None:
+def _reset(connection: object, record: GuardedRecord | None, state: PoolResetState) -> None:
     """Recognise the garbage collector at work: it may reset nothing, and can only terminate."""
     if state.terminate_only and not state.asyncio_safe and record is not None:
-        record.lease.ending = Ending.LEAKED
+        leaked(record, connection)
+
+
+def leaked(record: GuardedRecord, connection: object) -> None:
+    """Note that the garbage collector has found a connection, in this thread, and is about to terminate it."""
+    record.lease.ending = Ending.LEAKED
+    _found.connection = connection
+
+
+def is_leaked(connection: object) -> bool:
+    """Tell whether it is the garbage collector that terminates a connection, as it does right after it has found it."""
+    if getattr(_found, "connection", None) is not connection:
+        return False
+    _found.connection = None
+    return True

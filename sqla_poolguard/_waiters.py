@@ -20,7 +20,7 @@ _PURGE_ABOVE = 32
 class Waiter:
     """One caller in the queue."""
 
-    __slots__ = ("ahead", "deadline", "future", "place", "since", "task")
+    __slots__ = ("ahead", "deadline", "future", "gone", "place", "queued", "since", "task")
 
     def __init__(
         self,
@@ -40,6 +40,10 @@ class Waiter:
         self.place = place
         self.ahead = 0
         """How many waited when it came."""
+        self.queued = False
+        """Whether it is in the queue, dead or alive."""
+        self.gone = False
+        """Whether it is counted as dead there."""
 
 
 class Waiters:
@@ -67,58 +71,61 @@ class Waiters:
     def append(self, waiter: Waiter) -> None:
         """Put a waiter at the end."""
         waiter.ahead = max(len(self.queue) - self._gone, 0)
+        waiter.queued = True
         self.queue.append(waiter)
 
     def pop(self) -> Waiter | None:
         """Take the first live waiter out of the queue."""
-        queue = self.queue
-        while queue:
+        while self.queue:
             try:
-                waiter = queue.popleft()
+                waiter = self.queue.popleft()
             except IndexError:  # another thread took it
                 return None
+            self._out(waiter)
             if not waiter.future.done():
                 return waiter
-            self._gone = max(self._gone - 1, 0)
         return None
 
     def put_back(self, waiter: Waiter) -> None:
         """Put a waiter that was popped in vain back to the front."""
+        waiter.queued = True
         self.queue.appendleft(waiter)
 
-    def gave_up(self) -> None:
+    def gave_up(self, waiter: Waiter) -> None:
         """
-        Count a waiter that left (it is done, and still queued); sweep when most of the queue is dead.
+        Note that a waiter left by itself; sweep when most of the queue is dead.
 
         While it sweeps, a waiter may be out of the queue for a moment: whoever calls must match again afterwards.
         """
+        if not waiter.queued:
+            return
+        waiter.gone = True
         self._gone += 1
         if self._gone > _PURGE_ABOVE and self._gone * 2 > len(self.queue):
-            self._gone = 0
             for _ in range(len(self.queue)):
                 try:
-                    waiter = self.queue.popleft()
-                except IndexError:
+                    first = self.queue.popleft()
+                except IndexError:  # another thread took it
                     return
-                if not waiter.future.done():
-                    self.queue.append(waiter)
+                if first.future.done():
+                    self._out(first)
+                else:
+                    self.queue.append(first)
 
     def first(self) -> Waiter | None:
         """Look at the first live waiter, and drop the dead ones before it."""
-        queue = self.queue
-        while queue:
-            waiter = queue[0]
+        while self.queue:
+            waiter = self.queue[0]
             if not waiter.future.done():
                 return waiter
-            self._gone = max(self._gone - 1, 0)
-            queue.remove(waiter)
+            self._remove(waiter)
         return None
 
     def expired(self, now: float) -> list[Waiter]:
         """Take out every live waiter whose deadline has passed, the oldest first."""
         out = []
         while (waiter := self.first()) is not None and waiter.deadline <= now:
-            self.queue.remove(waiter)
+            self._remove(waiter)
             out.append(waiter)
         return out
 
@@ -126,6 +133,16 @@ class Waiters:
         """When the first live waiter's deadline passes; infinity if nobody waits."""
         waiter = self.first()
         return math.inf if waiter is None else waiter.deadline
+
+    def _remove(self, waiter: Waiter) -> None:
+        self.queue.remove(waiter)
+        self._out(waiter)
+
+    def _out(self, waiter: Waiter) -> None:
+        waiter.queued = False
+        if waiter.gone:
+            waiter.gone = False
+            self._gone -= 1
 
     def live(self, most: int) -> list[Waiter]:
         """Look at the first live waiters, at most so many."""

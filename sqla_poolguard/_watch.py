@@ -95,9 +95,11 @@ class Watch:
         if ending is None:  # no event told: then the connection is still there, or detach() has taken it
             ending = Ending.CHECKED_IN if record.dbapi_connection is not None else Ending.DETACHED
         now = self._clock()
-        if lease.overdue or ending is Ending.LEAKED or self._observers.ended:
-            self._tell_ended(lease, now, ending)
-        self.ledger.end(lease, now, ending)
+        try:
+            if lease.overdue or ending is Ending.LEAKED or self._observers.ended:
+                self._tell_ended(lease, now, ending)
+        finally:
+            self.ledger.end(lease, now, ending)
 
     def _tell_ended(self, lease: Lease, now: float, ending: Ending) -> None:
         observers = self._observers
