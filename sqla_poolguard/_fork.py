@@ -27,6 +27,9 @@ def _in_child() -> None:
             _of_the_parent.append(record.dbapi_connection)
             record.dbapi_connection = None
             record.lease.granted_at = None
+            fairy = record.fairy_ref() if record.fairy_ref is not None else None
+            if fairy is not None:  # whoever holds a copy of it in the child can neither speak to the server nor close it
+                fairy.dbapi_connection = None  # type: ignore[assignment] # as SQLAlchemy does
         pool._watch.forget()
 
 

@@ -92,7 +92,11 @@ class Ledger:
 
     def pools(self) -> list[Slots[Any]]:
         """Give the slots of every pool that still lives, retired ones included."""
-        return list(self._pools)
+        while True:
+            try:
+                return list(self._pools)
+            except RuntimeError:  # another thread opened one meanwhile
+                continue
 
     def ask(self) -> None:
         """Note a request."""
@@ -116,6 +120,8 @@ class Ledger:
         lease.granted_at = now
         lease.waited = 0.0
         lease.ending = None
+        if len(self.samples) > SAMPLES_KEPT:  # here, not where a lease ends: the end may be the garbage collector's
+            self.spill(self.samples)
 
     def reject(self, reason: Reason) -> None:
         """Note that a request gets no connection."""
@@ -138,10 +144,7 @@ class Ledger:
         lease.overdue = False
         lease.idle_since = now
         self.ended[ending] += 1
-        samples = self.samples
-        samples.append((lease.waited, held))
-        if len(samples) > SAMPLES_KEPT:
-            self.spill(samples)
+        self.samples.append((lease.waited, held))
         return held
 
     def forget(self) -> None:

@@ -29,7 +29,7 @@ def ping(record: GuardedRecord) -> None:
     dialect: Any = record.guarded._dialect
     driver: Any = record.driver_connection
     if getattr(dialect, "driver", None) == "asyncpg" and hasattr(driver, "execute"):
-        _await(driver.execute(";"))
+        _await(driver.execute("SELECT 1"))  # an empty statement makes asyncpg stumble over its empty answer
     elif not dialect.do_ping(record.dbapi_connection):
         msg = "the ping was answered with no"
         raise ConnectionError(msg)

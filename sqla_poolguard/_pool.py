@@ -111,7 +111,7 @@ class GuardedPool(Figures):
         name = claim(guard.name or address_of(creator, self._dialect), ledger)
         observers: tuple[Observer, ...] = (LogObserver(), *guard.observers)
         if guard.telemetry:
-            observers = (observe(ledger), *observers)
+            observers = (observe(ledger, name), *observers)
         return Reporter(name, ledger, Observers(observers))
 
     @classmethod

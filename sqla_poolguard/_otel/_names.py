@@ -1,0 +1,108 @@
+"""
+What telemetry is called: every name, unit and description, in one place. It measures nothing.
+
+Metrics follow OpenTelemetry's semantic conventions for database client connection pools, `SEMCONV_VERSION`,
+where all of them are still marked "development". What the conventions have no name for is called `poolguard.*`.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+__all__ = [
+    "CONNECTION_COUNT",
+    "CONNECTION_CREATE_TIME",
+    "CONNECTION_IDLE_MAX",
+    "CONNECTION_IDLE_MIN",
+    "CONNECTION_MAX",
+    "CONNECTION_PENDING_REQUESTS",
+    "CONNECTION_TIMEOUTS",
+    "CONNECTION_USE_TIME",
+    "CONNECTION_WAIT_TIME",
+    "SCHEMA_URL",
+    "SCOPE",
+    "SECONDS_BUCKETS",
+    "SEMCONV_VERSION",
+    "Instrument",
+]
+
+SEMCONV_VERSION: Final = "1.44.0"
+SCHEMA_URL: Final = f"https://opentelemetry.io/schemas/{SEMCONV_VERSION}"
+SCOPE: Final = "sqla_poolguard"
+"""Name of the instrumentation scope: of our meter and our tracer."""
+
+SECONDS_BUCKETS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
+"""
+Bucket boundaries in seconds.
+
+The conventions advise them for `db.client.operation.duration`, and none for the pool's own histograms.
+Without advice an SDK puts every duration below 5 s into one bucket.
+"""
+
+
+class Instrument(NamedTuple):
+    """What a metric is called."""
+
+    name: str
+    unit: str
+    description: str
+
+
+CONNECTION_COUNT: Final = Instrument(
+    "db.client.connection.count",
+    "{connection}",
+    "The number of connections that are currently in state described by the `state` attribute.",
+)
+CONNECTION_IDLE_MAX: Final = Instrument(
+    "db.client.connection.idle.max", "{connection}", "The maximum number of idle open connections allowed."
+)
+CONNECTION_IDLE_MIN: Final = Instrument(
+    "db.client.connection.idle.min", "{connection}", "The minimum number of idle open connections allowed."
+)
+CONNECTION_MAX: Final = Instrument("db.client.connection.max", "{connection}", "The maximum number of open connections allowed.")
+CONNECTION_PENDING_REQUESTS: Final = Instrument(
+    "db.client.connection.pending_requests", "{request}", "The number of current pending requests for an open connection."
+)
+CONNECTION_TIMEOUTS: Final = Instrument(
+    "db.client.connection.timeouts",
+    "{timeout}",
+    "The number of connection timeouts that have occurred trying to obtain a connection from the pool.",
+)
+CONNECTION_CREATE_TIME: Final = Instrument(
+    "db.client.connection.create_time", "s", "The time it took to create a new connection."
+)
+CONNECTION_WAIT_TIME: Final = Instrument(
+    "db.client.connection.wait_time", "s", "The time it took to obtain an open connection from the pool."
+)
+CONNECTION_USE_TIME: Final = Instrument(
+    "db.client.connection.use_time", "s", "The time between borrowing a connection and returning it to the pool."
+)
+
+POOL_NAME: Final = "db.client.connection.pool.name"
+STATE: Final = "db.client.connection.state"
+IDLE: Final = "idle"
+USED: Final = "used"
+
+ERROR_TYPE: Final = "error.type"
+CODE_FILE: Final = "code.file.path"
+CODE_LINE: Final = "code.line.number"
+CODE_FUNCTION: Final = "code.function.name"
+
+WAIT_TIME: Final = "poolguard.wait_time"
+"""Seconds from asking to the end, good or bad: queue, connect and ping together."""
+QUEUE_TIME: Final = "poolguard.queue_time"
+"""Seconds of it spent in the queue; not on a failure."""
+WAITERS_AHEAD: Final = "poolguard.waiters_ahead"
+"""Waiters ahead when it came; not on a failure."""
+OUTCOME: Final = "poolguard.outcome"
+"""How it ended: `granted`, or why not, as in `Reason`."""
+GRANTED: Final = "granted"
+HOLDER_SITE: Final = "poolguard.holder.site"
+"""Which line holds a connection the longest, as `file:line in function`."""
+HOLDER_HELD: Final = "poolguard.holder.held"
+"""Seconds for which it has held it."""
+
+
+def acquire_span(pool: str) -> str:
+    """Name the span of a wait for a connection."""
+    return f"pool.acquire {pool}"

@@ -1,0 +1,141 @@
+"""The floors of the house: a module imports only from lower floors, and the rules know nothing of the world."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "sqla_poolguard"
+
+WORDS, RULES, EFFECTS, SHELL, DOORS = range(5)
+FLOORS = {
+    "_facts": WORDS,
+    "_guard": WORDS,
+    "_observer": WORDS,
+    "errors": WORDS,
+    "_ledger": RULES,
+    "_slots": RULES,
+    "_waiters": RULES,
+    "_retry": RULES,
+    "_callsite": EFFECTS,
+    "_deadline": EFFECTS,
+    "_figures": EFFECTS,
+    "_logs": EFFECTS,
+    "_naming": EFFECTS,
+    "_observers": EFFECTS,
+    "_otel": EFFECTS,
+    "_otel._metrics": EFFECTS,
+    "_otel._names": EFFECTS,
+    "_otel._spans": EFFECTS,
+    "_ping": EFFECTS,
+    "_reporter": EFFECTS,
+    "_fastlane": SHELL,
+    "_fork": SHELL,
+    "_handover": SHELL,
+    "_pool": SHELL,
+    "_record": SHELL,
+    "_supply": SHELL,
+    "_sweeper": SHELL,
+    "_watch": SHELL,
+    "": DOORS,
+    "__main__": DOORS,
+    "_snapshot": DOORS,
+    "plugin": DOORS,
+    "pytest_plugin": DOORS,
+}
+"""File by file; a new one is put on its floor by hand. What is under `_cli` is doors."""
+
+OUTSIDE = {"sqlalchemy", "asyncio", "time", "logging"}
+"""What the rules must not know, at run time."""
+
+MOST_LINES = 300
+LONGER = {}
+"""Files that may be longer, with a reason each."""
+
+
+def files():
+    """Give every module of the package, by its name within it."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        yield name.removesuffix("__init__").removesuffix("."), path
+
+
+MODULES = dict(files())
+
+
+def floor_of(name):
+    """Give the floor of a module; None if it is on none."""
+    return DOORS if name.split(".")[0] == "_cli" else FLOORS.get(name)
+
+
+def imports(path):
+    """Give (module, line, whether only for type checkers) for each import in a file, wherever in it."""
+    for_types = set()
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}:
+            for_types.update(id(inner) for part in node.body for inner in ast.walk(part))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, node.lineno, id(node) in for_types
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}:{node.lineno} imports relatively"
+            yield node.module, node.lineno, id(node) in for_types
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}", node.lineno, id(node) in for_types
+
+
+def test_every_file_is_on_a_floor():
+    """A new file is put on a floor by hand, and a floor lists no file that is gone."""
+    assert [name for name in MODULES if floor_of(name) is None] == []
+    assert [name for name in FLOORS if name not in MODULES] == []
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_go_down(name):
+    """No module imports, at run time, from a floor above its own."""
+    for imported, line, for_types in imports(MODULES[name]):
+        inner = imported.removeprefix("sqla_poolguard").removeprefix(".")
+        if not imported.startswith("sqla_poolguard") or inner not in MODULES or for_types or inner == "":
+            continue
+        own, other = floor_of(name), floor_of(inner)
+        assert own is not None, f"{name} is on no floor"
+        assert other is not None, f"{inner} is on no floor"
+        assert other <= own, f"{name} (floor {own}):{line} imports {inner} (floor {other})"
+
+
+@pytest.mark.parametrize("name", [name for name, floor in FLOORS.items() if floor <= RULES])
+def test_rules_and_words_know_nothing_of_the_world(name):
+    """No SQLAlchemy, loop, clock or log below the effects; an error may be one of SQLAlchemy's."""
+    allowed = {"sqlalchemy.exc"} if name == "errors" else set()
+    for imported, line, for_types in imports(MODULES[name]):
+        if not for_types and imported.split(".")[0] in OUTSIDE:
+            assert imported in allowed, f"{name}:{line} imports {imported}"
+
+
+def test_opentelemetry_stays_in_its_room():
+    """Only `_otel` knows OpenTelemetry; the command line may set up its SDK."""
+    for name, path in MODULES.items():
+        if name.split(".")[0] not in {"_otel", "_cli"}:
+            knows = [f"{name}:{line}" for imported, line, _ in imports(path) if imported.split(".")[0] == "opentelemetry"]
+            assert knows == []
+
+
+def test_importing_the_package_imports_no_sqlalchemy():
+    """The package's own file imports nothing of ours at run time: names are looked up when they are used."""
+    assert [imported for imported, _, for_types in imports(MODULES[""]) if "sqla_poolguard" in imported and not for_types] == []
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_one_noun_one_file(name):
+    """No file is longer than three hundred lines without a reason."""
+    assert len(MODULES[name].read_text().splitlines()) <= LONGER.get(name, MOST_LINES)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_file_says_what_it_is_for(name):
+    """The first line of every file is a docstring."""
+    assert ast.get_docstring(ast.parse(MODULES[name].read_text()))

@@ -1,0 +1,163 @@
+"""The buffer of samples and its drain: bounded with and without an SDK, and never in anybody's way."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from collections import deque
+
+import pytest
+from doubles.pools import engine, ledger_of
+from opentelemetry.metrics import CallbackOptions, NoOpMeterProvider
+
+from sqla_poolguard import _ledger
+from sqla_poolguard._ledger import Ledger
+from sqla_poolguard._otel import _metrics, observe
+
+
+async def checkouts(db, count):
+    """Check out and in, so many times."""
+    for _ in range(count):
+        async with db.connect():
+            pass
+
+
+class Broken:
+    """An instrument that raises."""
+
+    def record(self, *_, **__):
+        """Raise."""
+        raise ZeroDivisionError
+
+
+class NoOpProvider(NoOpMeterProvider):
+    """The API's provider that does nothing."""
+
+    def shutdown(self):
+        """Do nothing."""
+
+
+async def test_overfull_buffer_is_recorded(sdk, monkeypatch):
+    """Above the bound samples are recorded one by one, not lost."""
+    monkeypatch.setattr(_ledger, "SAMPLES_KEPT", 10)
+    db = engine()
+    await checkouts(db, 50)
+    assert len(ledger_of(db).samples) <= 11
+    assert sdk.values()["use_time"][0] == 50
+
+
+async def test_memory_is_bounded_without_sdk(use, monkeypatch):
+    """With no SDK that takes the samples, the oldest are forgotten."""
+    monkeypatch.setattr(_ledger, "SAMPLES_KEPT", 10)
+    use(meter_provider=NoOpProvider())
+    db = engine()
+    await checkouts(db, 50)
+    assert len(ledger_of(db).samples) <= 11
+
+
+def test_collected_engines_are_bounded(use, monkeypatch):
+    """Engines that come and go all day, with no SDK, leave no more behind than one."""
+    monkeypatch.setattr(_metrics, "SAMPLES_KEPT", 20)
+    sdk = use(meter_provider=NoOpProvider())
+    for number in range(100):
+        ledger = Ledger()
+        observe(ledger, str(number))
+        ledger.samples.extend([(0.0, 1.0)] * 7)
+    del ledger
+    gc.collect()
+    observe(Ledger(), "last")
+    assert sum(len(pool.samples) for pool in sdk.metrics._pools) == 20
+    assert len(sdk.metrics._pools) == 4
+
+
+def test_drain_lets_others_run(sdk, monkeypatch):
+    """A drain gives way every 16 samples, so that it never holds up an event loop for long."""
+    naps = []
+    monkeypatch.setattr(_metrics.time, "sleep", naps.append)
+    ledger = Ledger()
+    observe(ledger, "long")
+    ledger.samples.extend([(0.0, 1.0)] * 100)
+    assert sdk.values()["use_time"] == (100, 100.0)
+    assert naps == [0] * 7
+
+
+def test_drain_leaves_the_rest_when_time_is_short(sdk):
+    """A collection that is short of time takes what it can; the next one takes the rest."""
+    ledger = Ledger()
+    observe(ledger, "late")
+    ledger.samples.extend([(0.0, 1.0)] * 100)
+    (pending,) = sdk.metrics._pending_requests(CallbackOptions(timeout_millis=0))
+    assert pending.value == 0
+    assert len(ledger.samples) == 100
+    assert sdk.values()["use_time"] == (100, 100.0)
+
+
+def test_drain_ends_although_samples_keep_coming(sdk, monkeypatch):
+    """A busy pool cannot keep a collection from ending: what comes meanwhile is for the next."""
+    ledger = Ledger()
+    observe(ledger, "busy")
+    ledger.samples.extend([(0.0, 1.0)] * 32)
+    monkeypatch.setattr(_metrics.time, "sleep", lambda _: ledger.samples.extend([(0.0, 1.0)] * 32))
+    assert sdk.metrics._pending_requests(CallbackOptions(timeout_millis=1e9))
+    assert len(ledger.samples) == 64
+
+
+def test_sample_taken_by_another_is_not_missed(sdk):
+    """Two collections at once share the samples between them."""
+    pool = sdk.metrics.measure(Ledger(), "shared")
+    pool.spill(deque())
+    assert "use_time" not in sdk.values()
+
+
+async def test_failing_spill_breaks_no_checkout(sdk, monkeypatch):
+    """An instrument that raises where an overfull buffer spills costs its sample, and no checkout."""
+    monkeypatch.setattr(_ledger, "SAMPLES_KEPT", 10)
+    db = engine()
+    await checkouts(db, 10)
+    monkeypatch.setattr(sdk.metrics, "wait_time", Broken())
+    await checkouts(db, 10)
+    ledger_of(db).check()
+
+
+async def test_drain_in_another_thread(sdk, monkeypatch):
+    """A reader's own thread may collect while the loop goes on checking out; in the end nothing is missing."""
+    monkeypatch.setattr(_ledger, "SAMPLES_KEPT", 100)
+    db = engine()
+    until = time.monotonic() + 0.5
+
+    def collect():
+        while time.monotonic() < until:
+            sdk.values()
+
+    collecting = asyncio.get_running_loop().run_in_executor(None, collect)
+    while time.monotonic() < until:
+        await checkouts(db, 10)
+    await collecting
+    assert sdk.values()["use_time"][0] == ledger_of(db).granted
+
+
+@pytest.mark.filterwarnings("ignore:The garbage collector is trying to clean up:sqlalchemy.exc.SAWarning")
+async def test_garbage_collector_records_nothing(sdk, monkeypatch):
+    """A leak that is collected while the buffer is full is not recorded there and then: the SDK may hold its lock just now."""
+    monkeypatch.setattr(_ledger, "SAMPLES_KEPT", 3)
+    db = engine()
+    leaked = await db.connect()
+    await checkouts(db, 10)
+    recorded = []
+    monkeypatch.setattr(sdk.metrics, "use_time", Noting(recorded))
+    del leaked
+    gc.collect()
+    assert ledger_of(db).ended["leaked"] == 1
+    assert recorded == []
+
+
+class Noting:
+    """A histogram that notes what it is told."""
+
+    def __init__(self, noted):
+        self.noted = noted
+
+    def record(self, amount, *_, **__):
+        """Note."""
+        self.noted.append(amount)

@@ -1,0 +1,171 @@
+"""What is, is read from the ledger at export: it cannot drift."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import types
+
+import pytest
+from doubles.driver import FakeDriver, Gate
+from doubles.pools import all_out, engine, ledger_of, pool_of, queue_up
+from doubles.virtual import turns
+
+from sqla_poolguard import Guard
+from sqla_poolguard._ledger import Ledger
+from sqla_poolguard._otel import observe
+from sqla_poolguard._slots import Slots
+
+LEAK = "ignore:The garbage collector is trying to clean up:sqlalchemy.exc.SAWarning"
+
+
+def gauges(sdk, pool=None):
+    """Collect, without the histograms."""
+    return {key: value for key, value in sdk.values(pool).items() if not isinstance(value, tuple)}
+
+
+async def test_gauges_of_a_busy_pool(sdk):
+    """Idle, used, limits and pending requests are as the pool has them at that moment."""
+    db = engine(pool_size=2, max_overflow=1, guard=Guard(name="busy"))
+    async with all_out(db, 3):
+        tasks = await queue_up(db, [], "a", "b")
+        assert gauges(sdk) == {
+            "count idle": 0,
+            "count used": 3,
+            "idle.max": 2,
+            "idle.min": 0,
+            "max": 3,
+            "pending_requests": 2,
+        }
+    await asyncio.gather(*tasks)
+    assert gauges(sdk) | {"count idle": 2, "count used": 0, "pending_requests": 0} == gauges(sdk)
+
+
+async def test_unused_engine_is_seen(sdk):
+    """An engine that nobody used yet shows its limits and its zeros."""
+    db = engine(pool_size=2, max_overflow=1)
+    assert gauges(sdk) == {"count idle": 0, "count used": 0, "idle.max": 2, "idle.min": 0, "max": 3, "pending_requests": 0}
+    await db.dispose()
+
+
+@pytest.mark.parametrize(
+    ("size", "overflow", "limits"),
+    [(2, -1, {"idle.max": 2}), (0, 10, {}), (2, 0, {"idle.max": 2, "max": 2})],
+)
+async def test_what_is_unlimited_has_no_limit(sdk, size, overflow, limits):
+    """`max` is left out when the pool has no limit, `idle.max` when it keeps whatever comes."""
+    db = engine(pool_size=size, max_overflow=overflow)
+    async with db.connect():
+        found = gauges(sdk)
+    assert {key: value for key, value in found.items() if key.endswith("max")} == limits
+
+
+async def test_connecting_is_neither_idle_nor_used(sdk):
+    """A connection that is being opened is a pending request, and no connection yet."""
+    driver = FakeDriver(connect=Gate.NEVER)
+    db = engine(driver)
+    (task,) = await queue_up(db, [], "opens")
+    found = gauges(sdk)
+    assert (found["count idle"], found["count used"], found["pending_requests"]) == (0, 0, 1)
+    driver.let("connect")
+    await task
+
+
+async def test_detached_and_invalidated_are_gone(sdk):
+    """What left the pool, or was closed, is counted nowhere."""
+    db = engine()
+    async with all_out(db, 3) as (one, two, _):
+        (await one.get_raw_connection()).detach()
+        await two.invalidate()
+        found = gauges(sdk)
+        assert (found["count idle"], found["count used"]) == (0, 1)
+    found = gauges(sdk)
+    assert (found["count idle"], found["count used"]) == (1, 0)
+
+
+@pytest.mark.filterwarnings(LEAK)
+async def test_leaked_is_gone(sdk):
+    """A connection that the garbage collector found is neither used nor idle."""
+    db = engine()
+    leaked = await db.connect()
+    assert gauges(sdk)["count used"] == 1
+    del leaked
+    gc.collect()
+    await turns()
+    found = gauges(sdk)
+    assert (found["count idle"], found["count used"]) == (0, 0)
+
+
+async def test_dispose_shows_both_generations(sdk):
+    """After `dispose()` what is still out is used, the limits are counted once, and nothing is counted twice."""
+    db = engine(pool_size=2, max_overflow=1)
+    async with all_out(db, 2):
+        await db.dispose()
+        async with all_out(db, 3):
+            found = gauges(sdk)
+            assert (found["count used"], found["max"], found["idle.max"]) == (5, 3, 2)
+    found = gauges(sdk)
+    assert (found["count idle"], found["count used"]) == (2, 0)
+
+
+async def test_dispose_without_closing_shows_limits_once(sdk):
+    """After `dispose(close=False)` two pools live; the limits are still those of one."""
+    db = engine(pool_size=2, max_overflow=1)
+    async with all_out(db, 2):
+        before = pool_of(db)
+        await db.dispose(close=False)
+        assert pool_of(db) is not before
+        found = gauges(sdk)
+        assert (found["count used"], found["max"], found["idle.max"]) == (2, 3, 2)
+
+
+async def test_two_engines_with_one_url_are_two_series(sdk):
+    """Engines on the same database have different names, and figures of their own."""
+    first, second = engine(), engine()
+    async with all_out(first, 2), all_out(second, 1):
+        name, other = pool_of(first).name, pool_of(second).name
+        assert name != other
+        assert gauges(sdk, name)["count used"] == 2
+        assert gauges(sdk, other)["count used"] == 1
+
+
+async def test_collected_engine_has_no_gauges(sdk):
+    """What is no more is not shown as it was last, by an SDK that is asked again and again."""
+    db = engine(guard=Guard(name="passing"))
+    async with db.connect():
+        pass
+    assert gauges(sdk, "passing")["count idle"] == 1
+    await db.dispose()
+    del db
+    gc.collect()
+    assert gauges(sdk, "passing") == {}
+
+
+async def test_gauges_are_the_truth_of_the_server(sdk):
+    """Idle and used together are what the server sees."""
+    driver = FakeDriver()
+    db = engine(driver, pool_size=3, max_overflow=2)
+    async with all_out(db, 5):
+        assert gauges(sdk)["count used"] == driver.open_now == 5
+    found = gauges(sdk)
+    assert found["count idle"] + found["count used"] == driver.open_now == 3
+    ledger_of(db).check()
+
+
+def test_retired_generation_sets_no_limit(sdk):
+    """A disposed pool that nothing took the place of keeps no connections, and shows no limit."""
+    ledger, slots = Ledger(), Slots(2, 1)
+    observe(ledger, "retired")
+    ledger.open_pool(slots)
+    assert gauges(sdk)["max"] == 3
+    slots.retire()
+    assert gauges(sdk).keys() == {"count idle", "count used", "idle.min", "pending_requests"}
+
+
+def test_record_without_a_connection_is_not_idle(sdk):
+    """Idle are connections that are open, not records that wait to be connected anew."""
+    ledger, slots = Ledger(), Slots(2, 1)
+    observe(ledger, "half empty")
+    ledger.open_pool(slots)
+    slots.idle.extend(types.SimpleNamespace(dbapi_connection=connection) for connection in (None, object()))
+    assert gauges(sdk)["count idle"] == 1

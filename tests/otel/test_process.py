@@ -1,0 +1,135 @@
+"""What needs a process of its own: the global providers, which can be set once, and fork."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+TESTS = pathlib.Path(__file__).parents[1]
+
+PRELUDE = """
+import asyncio, os, sys
+from doubles.driver import FakeDriver
+from opentelemetry import metrics, trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqla_poolguard import GuardedPool, Guard
+
+reader, spans = InMemoryMetricReader(), InMemorySpanExporter()
+
+def engine(**options):
+    options = {"creator": FakeDriver(**options).open, "guard": Guard(name="main")}
+    return create_async_engine("postgresql+asyncpg://h/db", poolclass=GuardedPool, _initialize=False, **options)
+
+async def checkouts(db, count):
+    for _ in range(count):
+        async with db.connect():
+            pass
+
+def configure():
+    metrics.set_meter_provider(MeterProvider([reader]))
+    trace.set_tracer_provider(provider := TracerProvider())
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+
+def leases():
+    data = reader.get_metrics_data()
+    for scope in data.resource_metrics[0].scope_metrics if data else ():
+        for metric in scope.metrics:
+            if metric.name == "db.client.connection.use_time":
+                return metric.data.data_points[0].count, scope.scope.name, scope.scope.schema_url
+    return 0, None, None
+"""
+
+
+def run(program):
+    """Run a program on the doubles; give what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", PRELUDE + textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "PYTHONPATH": f"{TESTS}{os.pathsep}{TESTS.parent}"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout.split("\n")[:-1]
+
+
+@pytest.mark.parametrize("when", ["before the engine", "after it", "after the first checkouts"])
+def test_providers_may_be_set_at_any_time(when):
+    """The application's providers are used, whenever it sets them."""
+    lines = run(f"""
+    from doubles.driver import Gate
+    async def main():
+        when = {when!r}
+        if when == "before the engine":
+            configure()
+        db = engine(connect=Gate.SLOW)
+        if when == "after it":
+            configure()
+        await checkouts(db, 3)
+        if when == "after the first checkouts":
+            configure()
+        await db.dispose()
+        with trace.get_tracer("application").start_as_current_span("request"):
+            await checkouts(db, 2)
+        print(*leases(), [span.name for span in spans.get_finished_spans()])
+    asyncio.run(main())
+    """)
+    assert lines == ["5 sqla_poolguard https://opentelemetry.io/schemas/1.44.0 ['pool.acquire main', 'request']"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.parametrize("collected", [False, True])
+def test_child_does_not_report_what_its_parent_does(collected):
+    """Samples that wait at a fork are the parent's to report, even of an engine that is gone; the child reports its own."""
+    lines = run(f"""
+    import gc
+    configure()
+    db = engine()
+    asyncio.run(checkouts(db, 3))
+    asyncio.run(db.dispose())
+    if {collected}:
+        del db
+        gc.collect()
+        db = engine()
+    if child := os.fork():
+        os.waitpid(child, 0)
+        print("parent", leases()[0], flush=True)
+    else:
+        print("child", leases()[0], flush=True)
+        asyncio.run(checkouts(db, 2))
+        print("child", leases()[0], flush=True)
+        os._exit(0)
+    """)
+    assert lines == ["child 0", "child 2", "parent 3"]
+
+
+def test_many_engines_make_one_set_of_instruments():
+    """However many engines there are, instruments are made once, and the SDK has nothing to warn of."""
+    lines = run("""
+    configure()
+    engines = [engine() for _ in range(20)]
+    async def main():
+        for db in engines:
+            await checkouts(db, 1)
+            await db.dispose()
+        (scope,) = reader.get_metrics_data().resource_metrics[0].scope_metrics
+        print(sorted({metric.name.removeprefix("db.client.connection.") for metric in scope.metrics}))
+        print(len({p.attributes["db.client.connection.pool.name"] for m in scope.metrics for p in m.data.data_points}))
+    asyncio.run(main())
+    """)
+    assert lines == [
+        "['count', 'create_time', 'idle.max', 'idle.min', 'max', 'pending_requests', 'use_time', 'wait_time']",
+        "20",
+    ]

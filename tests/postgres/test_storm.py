@@ -1,0 +1,84 @@
+"""A smaller storm on a real PostgreSQL, whose own count of connections is the judge."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import random
+
+import asyncpg
+import pytest
+from doubles.pools import all_out, at_rest, ledger_of, pool_of
+from doubles.storm import Storm, seed
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from sqla_poolguard import Guard, GuardedPool
+
+pytestmark = [
+    pytest.mark.postgres,
+    pytest.mark.filterwarnings("ignore:The garbage collector is trying to clean up:sqlalchemy.exc.SAWarning"),
+]
+
+COUNT = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'storm'"
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    """Keep the log of hundreds of failures out of the report."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+async def test_storm_on_postgres(postgres_url):
+    """Laws and limit hold at every step; afterwards every slot is usable and PostgreSQL has no connection that we do not know."""
+    rnd = random.Random(seed())
+    db = create_async_engine(
+        postgres_url,
+        poolclass=GuardedPool,
+        pool_size=3,
+        max_overflow=3,
+        pool_timeout=0.4,
+        connect_args={"server_settings": {"application_name": "storm"}},
+        guard=Guard(hold_warning=0.01),
+    )
+    ledger = ledger_of(db)
+
+    def check():
+        ledger.check()
+        assert pool_of(db).checkedout() + pool_of(db).checkedin() <= 6
+
+    detached = []
+
+    class PostgresStorm(Storm):
+        async def _end(self, connection, ending):
+            await connection.execute(text("SELECT 1"))
+            if ending == "detach":
+                detached.append((await connection.get_raw_connection()).driver_connection)
+            await super()._end(connection, ending)
+
+    storm = PostgresStorm(db, rnd, check)
+    await storm.run(1_200)
+    assert ledger.granted == storm.seen["granted"] > 50
+    assert ledger.ended["leaked"] > 0
+    at_rest(db)
+    async with all_out(db, 6) as out:
+        for connection in out:
+            assert (await connection.execute(text("SELECT 1"))).scalar() == 1
+        judge = await asyncpg.connect(postgres_url.replace("+asyncpg", ""))
+        try:
+            for _ in range(200):  # a backend takes a moment to go after its client has gone
+                if await judge.fetchval(COUNT) == 6:
+                    break
+                await judge.execute("SELECT pg_sleep(0.01)")
+            assert await judge.fetchval(COUNT) == 6
+        finally:
+            await judge.close()
+    at_rest(db, idle=3)
+    assert all(connection.is_closed() for connection in detached)
+    await db.dispose()
+    gc.collect()
+    await asyncio.sleep(0)
+    at_rest(db, idle=0)

@@ -1,0 +1,209 @@
+"""Observers: what they are told, and that none of them can break a checkout."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+
+import pytest
+from doubles.driver import FakeDriver, Gate
+from doubles.pools import Recorder, at_rest, ended, engine, ledger_of, pool_of, queue_up, rejected
+from doubles.virtual import turns
+
+from sqla_poolguard import CheckoutRejected, CheckoutTimeout, Guard, Observer, _ledger
+
+
+def kinds(recorder):
+    """Give the kinds of facts in the order in which they were told."""
+    return [kind for kind, _ in recorder.facts]
+
+
+async def test_facts_of_a_plain_checkout():
+    """Opened; waited (for the connect) and granted; ended: with the same site and the true times."""
+    recorder = Recorder()
+    db = engine(FakeDriver(connect=Gate.SLOW), guard=Guard(name="plain", observers=(recorder,)))
+    async with db.connect():
+        await asyncio.sleep(1.5)
+    assert kinds(recorder) == ["opened", "granted", "waited", "ended"]
+    (waited,), (granted,), (checkout,) = (recorder.of(kind) for kind in ("waited", "granted", "ended"))
+    assert (waited.pool, waited.waited, waited.queued, waited.ahead) == ("plain", 0.25, 0.0, 0)
+    assert (granted.held, granted.waited) == (0.0, 0.25)
+    assert (checkout.held, checkout.waited, checkout.ending) == (1.5, 0.25, "checked_in")
+    assert waited.site == granted.site == checkout.site
+    assert granted.task == checkout.task == asyncio.current_task().get_name()
+
+
+async def test_no_wait_is_told_when_a_connection_was_there():
+    """A checkout served from idle did not wait, and no Wait is told."""
+    recorder = Recorder()
+    db = engine(guard=Guard(observers=(recorder,)))
+    for _ in range(2):
+        async with db.connect():
+            pass
+    assert len(recorder.of("waited")) == 1
+    assert [holder.waited for holder in recorder.of("granted")] == [0.0, 0.0]
+
+
+async def test_wait_tells_the_queue():
+    """A Wait tells how long the request queued and how many were ahead of it."""
+    recorder = Recorder()
+    db = engine(pool_size=1, max_overflow=0, guard=Guard(observers=(recorder,)))
+    held = await db.connect()
+    tasks = await queue_up(db, [], "a", "b", "c", hold=0.5)
+    await asyncio.sleep(1)
+    await held.close()
+    await asyncio.gather(*tasks)
+    assert [(w.task, w.queued, w.waited, w.ahead) for w in recorder.of("waited")[1:]] == [
+        ("a", 1.0, 1.0, 0),
+        ("b", 1.5, 1.5, 1),
+        ("c", 2.0, 2.0, 2),
+    ]
+
+
+async def test_ahead_stays_true_after_cancellations():
+    """However many waiters were cancelled before, `ahead` counts those that really wait."""
+    recorder = Recorder()
+    db = engine(pool_size=1, max_overflow=0, guard=Guard(observers=(recorder,)))
+    for _ in range(10):
+        held = await db.connect()
+        (gone,) = await queue_up(db, [], "gone")
+        gone.cancel()
+        held.sync_connection.close()  # passes over the cancelled waiter before its task runs
+        await asyncio.wait([gone])
+    held = await db.connect()
+    tasks = await queue_up(db, [], "a", "b", "c")
+    await held.close()
+    await asyncio.gather(*tasks)
+    assert [w.ahead for w in recorder.of("waited")[-3:]] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        ("timeout", CheckoutTimeout),
+        ("queue_full", CheckoutRejected),
+        ("cancelled", asyncio.CancelledError),
+        ("connect_failed", OSError),
+    ],
+)
+async def test_rejection_tells_why(reason, kind):
+    """Every way of getting nothing is told once, with its reason and the error the caller gets."""
+    recorder = Recorder()
+    driver = FakeDriver()
+    most = 0 if reason == "queue_full" else None
+    db = engine(driver, pool_size=1, max_overflow=0, pool_timeout=2, guard=Guard(max_waiting=most, observers=(recorder,)))
+    if reason == "connect_failed":
+        driver.connect = Gate.ERROR
+        held = None
+    else:
+        held = await db.connect()
+    asking = asyncio.create_task(db.connect().start(), name="asking")
+    await turns()
+    if reason == "cancelled":
+        asking.cancel()
+    with pytest.raises(kind):
+        await asking
+    (fact,) = recorder.of("rejected")
+    assert (fact.reason, fact.task, type(fact.error)) == (reason, "asking", kind)
+    assert fact.waited == (2.0 if reason == "timeout" else 0.0)
+    assert rejected(db) == {reason: 1}
+    if held is not None:
+        await held.close()
+    at_rest(db)
+
+
+class Broken(Observer):
+    """Raises wherever it can."""
+
+    def _fail(self, fact):
+        raise ZeroDivisionError(repr(fact))
+
+    granted = ended = waited = rejected = opened = overdue = returned = leaked = _fail
+
+
+@pytest.mark.filterwarnings("ignore:The garbage collector is trying to clean up:sqlalchemy.exc.SAWarning")
+async def test_observer_that_raises_breaks_nothing(caplog):
+    """An observer that fails at every fact costs no checkout, and the other observers hear everything."""
+    recorder = Recorder()
+    db = engine(pool_size=1, max_overflow=0, pool_timeout=2, guard=Guard(hold_warning=1, observers=(Broken(), recorder)))
+    held = await db.connect()
+    with pytest.raises(CheckoutTimeout):
+        await db.connect()
+    await held.close()
+    held = await db.connect()
+    del held
+    gc.collect()
+    await turns()
+    expected = ["opened", "granted", "waited", "overdue", "rejected", "returned", "ended", "granted", "leaked", "ended"]
+    assert kinds(recorder) == expected
+    failures = [record for record in caplog.records if "failed" in record.message]
+    assert len(failures) == 1, "one listener, one message: its further failures are not logged"
+    assert failures[0].exc_info[0] is ZeroDivisionError
+    at_rest(db, idle=0)
+
+
+async def test_each_failing_method_is_logged_once(caplog):
+    """A method that fails is logged with its traceback the first time only."""
+
+    class Half(Observer):
+        def granted(self, holder):
+            raise ZeroDivisionError
+
+        def ended(self, checkout):
+            raise KeyError
+
+    db = engine(guard=Guard(observers=(Half(),)))
+    for _ in range(5):
+        async with db.connect():
+            pass
+    assert [record.exc_info[0] for record in caplog.records] == [ZeroDivisionError, KeyError]
+
+
+@pytest.mark.filterwarnings("ignore:The garbage collector is trying to clean up:sqlalchemy.exc.SAWarning")
+@pytest.mark.parametrize("event", ["opened", "waited", "granted", "rejected", "ended"])
+async def test_observer_that_raises_a_base_exception_keeps_the_books(event):
+    """What is no Exception (pytest.fail, SystemExit) reaches the caller, but the books balance and no slot is lost."""
+
+    class Outcome(BaseException):
+        pass
+
+    def fail(self, fact):
+        raise Outcome
+
+    driver = FakeDriver(connect=Gate.ERROR if event == "rejected" else Gate.OK)
+    db = engine(driver, pool_size=1, max_overflow=0, guard=Guard(observers=(type("Fatal", (Observer,), {event: fail})(),)))
+    with pytest.raises(Outcome):
+        await (await db.connect()).close()
+    gc.collect()
+    await turns()
+    at_rest(db)
+    assert driver.open_now == pool_of(db).checkedin()
+
+
+async def test_observers_survive_dispose():
+    """The pool that takes over tells the same observers."""
+    recorder = Recorder()
+    db = engine(guard=Guard(observers=(recorder,)))
+    await db.dispose()
+    async with db.connect():
+        pass
+    assert kinds(recorder) == ["opened", "granted", "waited", "ended"]
+
+
+async def test_pool_works_without_telemetry():
+    """`telemetry=False` leaves out the OpenTelemetry observer; everything else works as ever."""
+    db = engine(guard=Guard(telemetry=False))
+    async with db.connect():
+        pass
+    assert ended(db) == {"checked_in": 1}
+    assert pool_of(db).guard.telemetry is False
+
+
+async def test_samples_do_not_grow_without_bound(monkeypatch):
+    """Samples that no exporter takes are capped."""
+    monkeypatch.setattr(_ledger, "SAMPLES_KEPT", 10)
+    db = engine(guard=Guard(telemetry=False))
+    for _ in range(25):
+        async with db.connect():
+            pass
+    assert 10 <= len(ledger_of(db).samples) <= 10 + 1, "the last one is counted at the next checkout"
