@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
     from sqla_poolguard._facts import PoolSnapshot
+    from sqla_poolguard._ledger import Lease
     from sqla_poolguard._observer import Observer
 
 __all__ = ["GuardedPool"]
@@ -167,7 +168,10 @@ class GuardedPool(Figures):
         except BaseException as error:
             self._watch.refused(error, asked_at)
             raise
-        self._watch.granted(fairy._connection_record.lease, asked_at)
+        lease: Lease = fairy._connection_record.lease
+        if self._pre_ping and lease.delay is None:
+            lease.delay = (0.0, 0)  # it was there at once, but its answer had to be waited for
+        self._watch.granted(lease, asked_at)
         return fairy  # type: ignore[no-any-return]
 
     def _check_out(self) -> Any:

@@ -1,0 +1,122 @@
+"""What `poolguard` says where it cannot run, and that it leaves nothing behind where it is stopped."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import time
+
+import pytest
+
+BLOCKED = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == {name!r}:
+            raise ModuleNotFoundError("No module named " + repr(name), name=name)
+sys.meta_path.insert(0, Blocker())
+sys.argv[0] = "poolguard"
+from sqla_poolguard.__main__ import main
+main()
+"""
+
+
+@pytest.fixture
+def closed_port():
+    """A port on which nobody listens."""
+    with socket.socket() as unheard:
+        unheard.bind(("127.0.0.1", 0))
+        yield unheard.getsockname()[1]
+
+
+def assert_one_sentence(done, *words):
+    """Exit status 2, one line on standard error, no trace."""
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("poolguard: ")
+    for word in words:
+        assert word in line
+
+
+@pytest.mark.parametrize("dsn", ["nonsense", "mysql://host/database", "postgresql://host:port/database", ""])
+def test_dsn_of_another_kind(poolguard, dsn):
+    """What is no address of a PostgreSQL is refused with an example."""
+    assert_one_sentence(poolguard.run("demo", "--dsn", dsn), "--dsn wants", "postgresql://user:password@host:5432/database")
+
+
+def test_dsn_where_nobody_listens(poolguard, closed_port):
+    """An unreachable server is named, its password is not."""
+    done = poolguard.run("demo", "--dsn", f"postgresql://someone:secret@127.0.0.1:{closed_port}/orders")
+    assert_one_sentence(done, f"127.0.0.1:{closed_port}/orders", "Connect call failed")
+    assert "secret" not in done.stdout + done.stderr
+
+
+def test_dsn_that_is_refused(poolguard, postgres_url):
+    """A server that says no is quoted."""
+    done = poolguard.run("demo", "--dsn", postgres_url.rpartition("/")[0] + "/nowhere")
+    assert_one_sentence(done, 'database "nowhere" does not exist')
+
+
+def test_trouble_in_json(poolguard, closed_port):
+    """With --json, trouble is a document too."""
+    done = poolguard.run("demo", "--json", "--dsn", f"postgresql://127.0.0.1:{closed_port}/orders")
+    assert_one_sentence(done, "Connect call failed")
+    document = json.loads(done.stdout)
+    assert document["passed"] is False
+    assert "Connect call failed" in document["error"]
+
+
+def test_no_postgresql(poolguard):
+    """Without a PostgreSQL to start, the remedies are named."""
+    assert_one_sentence(poolguard.run("demo", POOLGUARD_PG_BINDIR="/nowhere"), "no PostgreSQL", "--dsn")
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:{port}", "localhost:{port}", "http://"])
+def test_no_collector(poolguard, closed_port, address):
+    """A collector that is not there is missed before the demo begins."""
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
+    done = poolguard.run("demo", "--otlp", address.format(port=closed_port))
+    assert_one_sentence(done, "--otlp")
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("package", ["click", "rich", "httpx", "fastapi", "uvicorn", "asyncpg"])
+def test_missing_extra(poolguard, package):
+    """A missing package is named, and the extra that brings it."""
+    done = poolguard.run("demo", program=("-c", BLOCKED.format(name=package)))
+    assert_one_sentence(done, repr(package), 'pip install "sqla-poolguard[demo]"')
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("after", [0.0, 2.5])
+def test_stopped(poolguard, signum, status, after):
+    """Stopped at its start or in the middle of an act, it goes without a word and takes everything with it."""
+    process = poolguard.start("demo")
+    try:
+        while not list(poolguard.folder.iterdir()):
+            assert process.poll() is None
+            time.sleep(0.01)
+        time.sleep(after)
+        process.send_signal(signum)
+        out, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == status
+    assert "Traceback" not in out + err
+    assert err == ""
+
+
+def test_killed(poolguard):
+    """Killed, it can clean up nothing itself; all is gone soon nevertheless."""
+    process = poolguard.start("demo", "--act", "culprit")
+    while not list(poolguard.folder.iterdir()):
+        time.sleep(0.01)
+    time.sleep(2.5)
+    process.kill()
+    process.communicate()
+    end = time.monotonic() + 15
+    while poolguard.left_behind() and time.monotonic() < end:
+        time.sleep(0.1)
