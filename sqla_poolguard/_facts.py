@@ -36,7 +36,7 @@ class Ending(enum.StrEnum):
     DETACHED = "detached"
     """Taken out of the pool by `detach()`; the connection lives on without us."""
     LEAKED = "leaked"
-    """Never given back: collected by the garbage collector."""
+    """Never given back, but collected by the garbage collector."""
 
 
 class Reason(enum.StrEnum):
@@ -80,7 +80,7 @@ class Holder:
     held: float
     """Seconds since it was granted."""
     waited: float
-    """Seconds its holder had waited for it: queue, connect and ping together."""
+    """Seconds its holder had waited for it (queue, connect and ping together)."""
     overdue: bool = False
     """Whether it has been reported as held longer than `hold_warning`."""
     stack: tuple[Site, ...] = ()
@@ -118,7 +118,7 @@ class Wait:
     task: str | None
     """Name of the asyncio task that waited."""
     waited: float
-    """Seconds: queue, connect and ping together."""
+    """Seconds (queue, connect and ping together)."""
     queued: float
     """Seconds of it spent in the queue."""
     ahead: int
@@ -176,11 +176,11 @@ class PoolSnapshot:
     waiters: tuple[Holder, ...]
     """Who queues, the oldest first, at most the first 100; `held` is 0."""
     requested: int = 0
-    """Total: checkouts asked for."""
+    """Total of the checkouts asked for."""
     granted: int = 0
-    """Total: checkouts that got a connection."""
+    """Total of the checkouts that got a connection."""
     opened: int = 0
-    """Total: physical connections opened."""
+    """Total of the physical connections opened."""
     rejected: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     """Total of refused requests by reason (`Reason` values)."""
     ended: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))

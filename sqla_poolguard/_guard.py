@@ -36,22 +36,22 @@ class Guard:
     """
 
     name: str | None = None
-    """The pool's name in logs, errors and telemetry. Default: `host:port/database` of the engine's URL."""
+    """The pool's name in logs, errors and telemetry; if None, host, port and database of the engine's URL."""
 
     hold_warning: float | None = 5.0
-    """Seconds after which a lease is reported as overdue, once. None: never."""
+    """Seconds after which a lease is reported as overdue, once; None means never."""
 
     max_waiting: int | None = None
-    """Requests that may wait at one time; the next one gets `CheckoutRejected`. None: no limit."""
+    """Requests that may wait at one time; the next one gets `CheckoutRejected`; None means no limit."""
 
     overflow_linger: float = 0.0
-    """Seconds for which an idle connection above `pool_size` is kept, in case it is wanted again soon. 0: as SQLAlchemy."""
+    """Seconds for which an idle connection above `pool_size` is kept, in case it is wanted again soon; 0 means to close it, as SQLAlchemy does."""
 
     ping_after: float | None = None
-    """Seconds of idleness after which a connection is pinged before it is handed out, in one round trip. None: never."""
+    """Seconds of idleness after which a connection is pinged before it is handed out, in one round trip on asyncpg; None means never."""
 
     capture: Capture = "site"
-    """What to remember of the caller: its line ("site"), its callers too ("stack"), nothing ("off")."""
+    """What to remember of the caller, its line ("site"), its callers too ("stack") or nothing ("off")."""
 
     telemetry: bool = True
     """Offer metrics and spans to OpenTelemetry; costs next to nothing while no SDK is configured."""

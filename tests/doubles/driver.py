@@ -8,10 +8,16 @@ import itertools
 from collections import Counter
 from typing import Any
 
+import greenlet
 from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
-from sqlalchemy.util.concurrency import await_only, greenlet_spawn, in_greenlet
+from sqlalchemy.util.concurrency import await_only, greenlet_spawn
 
 __all__ = ["FakeConnection", "FakeDriver", "Gate", "greenlet_spawn"]
+
+
+def in_greenlet() -> bool:
+    """Tell whether one can await here; as SQLAlchemy does, whose older lines have no such function."""
+    return getattr(greenlet.getcurrent(), "__sqlalchemy_greenlet_provider__", False)
 
 
 class Gate(enum.Enum):

@@ -13,7 +13,10 @@ from doubles.storm import Storm, seed
 
 from sqla_poolguard import Guard, Reason
 
-pytestmark = pytest.mark.filterwarnings("ignore:The garbage collector is trying to clean up:sqlalchemy.exc.SAWarning")
+pytestmark = [
+    pytest.mark.storm,
+    pytest.mark.filterwarnings("ignore:The garbage collector is trying to clean up:sqlalchemy.exc.SAWarning"),
+]
 
 
 class RoughDriver(FakeDriver):

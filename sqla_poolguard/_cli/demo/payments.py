@@ -64,7 +64,10 @@ class Payments:
         self._last_asked_at = time.monotonic()
         self.waiting += 1
         try:
-            while (rest := self._last_asked_at + PAYMENT_SECONDS - time.monotonic()) > 0:
+            while True:
+                rest = self._last_asked_at + PAYMENT_SECONDS - time.monotonic()
+                if rest <= 0:
+                    return
                 await asyncio.sleep(rest)
         finally:
             self.waiting -= 1

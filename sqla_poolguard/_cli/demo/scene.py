@@ -83,7 +83,9 @@ class Scene:
     async def wait_for_payments(self, count: int, seconds: float) -> None:
         """Wait until so many requests wait for the payment provider."""
         end = time.monotonic() + seconds
-        while self.payments.waiting < count and time.monotonic() < end:
+        while self.payments.waiting < count:
+            if time.monotonic() > end:
+                return
             await asyncio.sleep(_POLL_SECONDS)
 
     async def wait_for_log(self, since: int, wanted: Callable[[LogLine], bool], seconds: float, count: int = 1) -> list[LogLine]:
