@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from sqla_poolguard._cli.trouble import DemoError
-from sqla_poolguard._cli.version import own_version
+from sqla_poolguard._version import own_version
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import threading
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Final
 
 from opentelemetry.metrics import get_meter
@@ -20,6 +19,7 @@ from sqla_poolguard._observer import Observer
 from sqla_poolguard._otel._metrics import Metrics
 from sqla_poolguard._otel._names import SCHEMA_URL, SCOPE
 from sqla_poolguard._otel._spans import Spans
+from sqla_poolguard._version import own_version
 
 if TYPE_CHECKING:
     from sqla_poolguard._facts import Opened, Rejection, Wait
@@ -77,16 +77,9 @@ def observe(ledger: Ledger, name: str, *, metrics: Metrics | None = None, spans:
 
 @functools.cache
 def _global_metrics() -> Metrics:
-    return Metrics(get_meter(SCOPE, _version(), schema_url=SCHEMA_URL))
+    return Metrics(get_meter(SCOPE, own_version(), schema_url=SCHEMA_URL))
 
 
 @functools.cache
 def _global_spans() -> Spans:
-    return Spans(get_tracer(SCOPE, _version(), schema_url=SCHEMA_URL))
-
-
-def _version() -> str:
-    try:
-        return version("sqla-poolguard")
-    except PackageNotFoundError:  # run from a checkout
-        return ""
+    return Spans(get_tracer(SCOPE, own_version(), schema_url=SCHEMA_URL))

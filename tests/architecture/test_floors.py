@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[2] / "sqla_poolguard"
 WORDS, RULES, EFFECTS, SHELL, DOORS = range(5)
 FLOORS = {
     "_facts": WORDS,
+    "_version": WORDS,
     "_guard": WORDS,
     "_observer": WORDS,
     "errors": WORDS,

@@ -86,7 +86,6 @@ def collector():
 
 def test_telemetry_arrives(poolguard, collector, postgres_url):
     """`--otlp` sends spans and the pool's metrics, and says how many."""
-    pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
     url, paths = collector
     done = poolguard.run("demo", "--json", "--act", "leak", "--otlp", url, "--dsn", postgres_url)
     assert done.returncode == 0, done.stdout + done.stderr

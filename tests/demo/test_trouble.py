@@ -76,7 +76,6 @@ def test_no_postgresql(poolguard):
 @pytest.mark.parametrize("address", ["http://127.0.0.1:{port}", "localhost:{port}", "http://"])
 def test_no_collector(poolguard, closed_port, address):
     """A collector that is not there is missed before the demo begins."""
-    pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
     done = poolguard.run("demo", "--otlp", address.format(port=closed_port))
     assert_one_sentence(done, "--otlp")
     assert done.stdout == ""

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from sqla_poolguard._cli.demo.charts import bar
 from sqla_poolguard._cli.demo.views import TITLES, moral, view
-from sqla_poolguard._cli.version import own_version
+from sqla_poolguard._version import own_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,8 +8,8 @@ __all__ = ["own_version"]
 
 
 def own_version() -> str:
-    """Give the installed version, or "(not installed)"."""
+    """Give the installed version, or "0+checkout"."""
     try:
         return version("sqla-poolguard")
     except PackageNotFoundError:
-        return "(not installed)"
+        return "0+checkout"
