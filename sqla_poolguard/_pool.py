@@ -190,6 +190,8 @@ class GuardedPool(Figures):
         try:
             if record.lease.granted_at is not None:
                 self._watch.ended(record, record.lease)
+            elif record.dbapi_connection is None:
+                record.write_off()
         finally:
             record.lease.delay = None
             _fastlane.OUT.discard(record)

@@ -33,14 +33,26 @@ _AT_HOME_EVERYWHERE: Final = frozenset({"aiosqlite", "psycopg", "psycopg_async"}
 class GuardedRecord(_ConnectionRecord):
     """A connection record with room for a lease. One caller has it at a time, so one lease serves them all."""
 
-    __slots__ = ("guarded", "lease", "loop")
+    __slots__ = ("counted", "guarded", "lease", "loop")
 
     def __init__(self, pool: GuardedPool, *, connect: bool = True) -> None:
         self.guarded = pool
         self.lease = Lease()
         self.loop: AbstractEventLoop | None = None
         """The event loop in which the connection was opened."""
-        super().__init__(pool, connect=connect)
+        self.counted = False
+        """Whether its connection is in the books as opened, and not yet as gone."""
+        try:
+            super().__init__(pool, connect=connect)
+        except BaseException:
+            self.write_off()
+            raise
+
+    def write_off(self) -> None:
+        """Note that the connection is closed. One that a `connect` listener refused SQLAlchemy closes without a word."""
+        if self.counted:
+            self.counted = False
+            self.guarded._ledger.closed += 1
 
     def is_foreign(self) -> bool:
         """Tell whether the connection was opened in another event loop than the running one, and cannot leave it."""
@@ -93,15 +105,17 @@ def listen(pool: GuardedPool) -> None:
 
 def _connected(_connection: object, record: GuardedRecord) -> None:
     record.loop = _get_running_loop()
+    record.counted = True
     # SQLAlchemy notes in `starttime` when it began to connect, on the wall clock; a clock that was set back reads as 0
     record.guarded._watch.opened(max(time.time() - record.starttime, 0.0))
 
 
 def _closed(_connection: object, record: GuardedRecord) -> None:
-    record.guarded._ledger.closed += 1
+    record.write_off()
 
 
 def _detached(_connection: object, record: GuardedRecord) -> None:
+    record.counted = False
     record.guarded._ledger.departed += 1
 
 

@@ -9,7 +9,7 @@ import pytest
 from doubles.driver import greenlet_spawn
 from doubles.pools import at_rest, ended, ledger_of, pool_of, rejected
 from doubles.virtual import until
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.exc import SAWarning
 
 from sqla_poolguard import CheckoutTimeout, Guard
@@ -20,7 +20,7 @@ LEAK = "ignore:The garbage collector is trying to clean up:sqlalchemy.exc.SAWarn
 @pytest.fixture
 async def db(land):
     """Give an engine with one connection and one more as overflow; at the end the books must balance, and nothing be open."""
-    engine = land.engine(pool_size=1, max_overflow=1, pool_timeout=0.05, guard=Guard(name="table"))
+    engine = land.engine(pool_size=1, max_overflow=1, pool_timeout=20, guard=Guard(name="table"))
     yield engine
     land.up()
     await engine.dispose()
@@ -64,9 +64,10 @@ async def test_above_pool_size(db):
     at_rest(db, idle=1)
 
 
-async def test_timeout(db):
+async def test_timeout(db, monkeypatch):
     """Waited in vain: rejected as a timeout; nothing ended."""
     one, two = await db.connect(), await db.connect()
+    monkeypatch.setattr(pool_of(db)._supply, "_patience", 0.05)  # from here on, so that no slow connect runs into it
     with pytest.raises(CheckoutTimeout):
         await db.connect()
     assert (ended(db), rejected(db)) == ({}, {"timeout": 1})
@@ -98,6 +99,28 @@ async def test_connect_fails(land, db):
         await db.connect()
     assert (ended(db), rejected(db)) == ({}, {"connect_failed": 1})
     at_rest(db, idle=0)
+
+
+@pytest.mark.parametrize("when", ["first connect", "reconnect"])
+async def test_connect_listener_fails(db, when):
+    """A connection that is opened, refused by a listener and closed by SQLAlchemy is counted as both; the slot is free."""
+    if when == "reconnect":
+        connection = await db.connect()
+        raw = await connection.get_raw_connection()
+        await greenlet_spawn(raw.invalidate, soft=True)
+        await connection.close()
+
+    @event.listens_for(db.sync_engine, "connect")
+    def refuse(*_):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await db.connect()
+    assert rejected(db) == {"connect_failed": 1}
+    opened = 2 if when == "reconnect" else 1
+    assert opened_and_gone(db) == (opened, opened, 0)
+    at_rest(db, idle=0)
+    event.remove(db.sync_engine, "connect", refuse)
 
 
 async def test_ping_fails_and_reconnect_fails(land):
