@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import functools
 import os
@@ -181,9 +182,9 @@ class PoolSnapshot:
     """Total of the checkouts that got a connection."""
     opened: int = 0
     """Total of the physical connections opened."""
-    rejected: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    rejected: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}), hash=False)
     """Total of refused requests by reason (`Reason` values)."""
-    ended: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    ended: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}), hash=False)
     """Total of ended leases by ending (`Ending` values)."""
 
     @property
@@ -220,6 +221,8 @@ def holders_by_site(holders: Iterable[Holder]) -> list[tuple[int, Site | None, f
 @functools.lru_cache(maxsize=1024)
 def shorten(file: str) -> str:
     """Show a path as a person would name it: relative to where the process runs or to where Python imports from."""
-    roots = [os.getcwd(), *sys.path]
-    fitting = [root for root in roots if root and file.startswith(root.rstrip(os.sep) + os.sep)]
-    return os.path.relpath(file, max(fitting, key=len)) if fitting else file
+    roots = [root.rstrip(os.sep) + os.sep for root in sys.path if isinstance(root, str) and root]
+    with contextlib.suppress(OSError):  # the folder in which the process runs may be gone
+        roots.append(os.getcwd().rstrip(os.sep) + os.sep)
+    longest = max((root for root in roots if file.startswith(root)), key=len, default="")
+    return file[len(longest) :]

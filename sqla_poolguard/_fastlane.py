@@ -163,8 +163,17 @@ def _reset_failed(fairy: GuardedFairy, pool: GuardedPool, record: GuardedRecord,
     """Do what SQLAlchemy does when the rollback fails: the connection is unfit, and on a cancellation comes back at once."""
     pool.logger.error("Exception during reset or similar", exc_info=error)
     if isinstance(error, Exception):
-        record.invalidate(e=error)
-        return
+        try:
+            record.invalidate(e=error)
+        except BaseException as interruption:
+            _let_go(fairy, record, interruption)
+            raise
+    else:
+        _let_go(fairy, record, error)
+
+
+def _let_go(fairy: GuardedFairy, record: GuardedRecord, error: BaseException) -> None:
+    """Give a record back at once; its fairy must not act on it when the next one holds it."""
     fairy.dbapi_connection = None  # type: ignore[assignment]
     fairy._connection_record = None
     record._checkin_failed(error)

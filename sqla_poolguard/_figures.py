@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from sqlalchemy.pool import AsyncAdaptedQueuePool
@@ -10,7 +11,7 @@ if TYPE_CHECKING:
     from sqla_poolguard._record import GuardedRecord
     from sqla_poolguard._slots import Slots
 
-__all__ = ["Figures"]
+__all__ = ["Figures", "check_arguments"]
 
 
 class Figures(AsyncAdaptedQueuePool):
@@ -44,3 +45,19 @@ class Figures(AsyncAdaptedQueuePool):
             f"Pool size: {self.size()}  Connections in pool: {self.checkedin()} "
             f"Current Overflow: {self.overflow()} Current Checked out connections: {self.checkedout()}"
         )
+
+
+def check_arguments(pool_size: object, max_overflow: object, timeout: object) -> None:
+    """
+    Check the arguments that a guarded pool has from its stock sibling.
+
+    Raises:
+        ValueError: one of them is not allowed; the message names it, its value and what is allowed.
+    """
+    for name, value, least in (("pool_size", pool_size, 0), ("max_overflow", max_overflow, -1)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            msg = f"{name}={value!r} is not allowed; allowed: a whole number, {least} or more"
+            raise ValueError(msg)
+    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or math.isnan(timeout)):
+        msg = f"pool_timeout={timeout!r} is not allowed; allowed: None or a number of seconds"
+        raise ValueError(msg)

@@ -46,9 +46,16 @@ def address_of(creator: Callable[..., Any], dialect: object) -> str:
     options = known.get("cparams")
     if isinstance(options, Mapping) and any(options.get(key) for key in ("host", *_DATABASE_KEYS)):
         database = next((options[key] for key in _DATABASE_KEYS if options.get(key)), None)
-        where = str(options.get("host") or "localhost") + (f":{options['port']}" if options.get("port") else "")
+        where = _where(options.get("host") or "localhost", options.get("port"))
         return f"{where}/{database}" if database else where
     arguments = known.get("cargs_tup", known.get("cargs"))
     if fallback == "sqlite" and isinstance(arguments, Sequence) and arguments and isinstance(arguments[0], str):
-        return f"{fallback}:{arguments[0]}"
+        return f"{fallback}:{arguments[0].partition('?')[0]}"
     return fallback
+
+
+def _where(host: object, port: object) -> str:
+    """Write host and port; a driver that fails over takes a list of each."""
+    hosts = list(host) if isinstance(host, (list, tuple)) else [host]
+    ports = list(port) if isinstance(port, (list, tuple)) else [port] * len(hosts)
+    return ",".join(f"{one}:{at}" if at else str(one) for one, at in zip(hosts, ports, strict=False))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from asyncio import CancelledError
 from typing import TYPE_CHECKING, Any, Final
 
 from sqla_poolguard._observer import Observer
@@ -37,7 +38,7 @@ class Observers:
         for listener in listeners:
             try:
                 listener(fact)
-            except Exception:  # noqa: BLE001 - whatever it is, the checkout goes on
+            except (Exception, CancelledError):  # noqa: BLE001 - nor is a cancellation of its own making, say a future's, the caller's
                 if listener not in self._failed:
                     self._failed.add(listener)
                     _log.exception("observer %r failed; its further failures are not logged", listener)

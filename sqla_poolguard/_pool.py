@@ -11,7 +11,7 @@ from sqlalchemy.pool import Pool
 
 from sqla_poolguard import _fastlane
 from sqla_poolguard._deadline import Deadline, DeadlinePassed
-from sqla_poolguard._figures import Figures
+from sqla_poolguard._figures import Figures, check_arguments
 from sqla_poolguard._fork import guard_against_fork
 from sqla_poolguard._guard import Guard
 from sqla_poolguard._handover import Handover
@@ -85,9 +85,10 @@ class GuardedPool(Figures):
             kw: the other arguments of `sqlalchemy.pool.Pool`.
 
         Raises:
-            ValueError: `guard` is neither, or an option in it is not allowed.
+            ValueError: an argument, or an option of the guard, is not allowed.
         """
         self._guard = Guard.read(guard, self.default_guard)
+        check_arguments(pool_size, max_overflow, timeout)
         Pool.__init__(self, creator, **kw)
         self._timeout = timeout  # type: ignore[assignment] # SQLAlchemy allows None, and says float
         self._use_lifo = use_lifo

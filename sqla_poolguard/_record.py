@@ -133,7 +133,8 @@ def _reset(connection: object, record: GuardedRecord | None, state: PoolResetSta
 def leaked(record: GuardedRecord, connection: object) -> None:
     """Note that the garbage collector has found a connection, in this thread, and is about to terminate it."""
     record.lease.ending = Ending.LEAKED
-    _found.connection = connection
+    if record.guarded._dialect.has_terminate:  # else nobody is going to ask, and it would live on here
+        _found.connection = connection
 
 
 def is_leaked(connection: object) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from collections import deque
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -146,9 +148,9 @@ class Reporter:
 
         It is the mean of the last holds, or of the current ones where those are longer already, over the pool's limit.
         """
-        recent = [held for _, held in list(self.ledger.samples)[-_HOLDS_WEIGHED:]]
-        if recent:
-            self._hold = sum(recent) / len(recent)
+        with contextlib.suppress(RuntimeError):  # a lease ended meanwhile, in another thread or by the garbage collector
+            recent = [held for _, held in itertools.islice(reversed(self.ledger.samples), _HOLDS_WEIGHED)]
+            self._hold = sum(recent) / len(recent) if recent else self._hold
         current = [now - lease.granted_at for lease in slots.leases() if lease.granted_at is not None]
         typical = max(self._hold, sum(current) / len(current) if current else 0.0)
         return typical / max(slots.taken, 1)

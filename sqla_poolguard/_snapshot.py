@@ -27,6 +27,7 @@ def snapshot(engine_or_pool: AsyncEngine | Engine | GuardedPool) -> PoolSnapshot
     """
     pool = getattr(engine_or_pool, "pool", engine_or_pool)
     if not isinstance(pool, GuardedPool):
-        msg = f"snapshot() wants an engine with poolclass=GuardedPool, or its pool; got {engine_or_pool!r} with {type(pool).__name__}"
+        given = type(engine_or_pool).__name__ + (f" with {type(pool).__name__}" if pool is not engine_or_pool else "")
+        msg = f"snapshot() wants an engine with poolclass=GuardedPool, or its pool; got {given}"
         raise TypeError(msg)
     return pool.snapshot()

@@ -13,6 +13,7 @@ from sqla_poolguard._deadline import Deadline, DeadlinePassed
 from sqla_poolguard._facts import Reason
 from sqla_poolguard._handover import Expired
 from sqla_poolguard._ping import ping
+from sqla_poolguard.errors import CheckoutError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,13 +44,18 @@ class Supply:
             CheckoutTimeout: none in time.
             CheckoutRejected: not allowed to wait.
         """
-        try:
-            record = self._pool._slots.take()
-        except IndexError:
+        record = self._idle()
+        if record is None:
             return self._obtain()
         if self._make_ready(record, self._pool._clock()):
             record.lease.delay = (0.0, 0)
         return record
+
+    def _idle(self) -> GuardedRecord | None:
+        try:
+            return self._pool._slots.take()
+        except IndexError:  # ends here, so that no error of the database has it as its context
+            return None
 
     def _is_stale(self, record: GuardedRecord) -> bool:
         """Tell whether SQLAlchemy will want to connect this record anew: recycled, invalidated, or empty."""
@@ -139,4 +145,6 @@ class Supply:
             with Deadline(asked_at + self._patience - self._pool._clock() if self._patience > 0 else math.inf):
                 return connect()
         except DeadlinePassed as passed:
+            if isinstance(passed.__cause__, CheckoutError):  # a deadline within this one has said so already
+                raise passed.__cause__ from passed.__cause__.__cause__
             raise self._pool._watch.refusal(Reason.TIMEOUT, asked_at) from passed.__cause__

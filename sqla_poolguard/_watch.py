@@ -155,26 +155,34 @@ class Watch:
     def _sweep(self) -> None:
         """Turn away whose time is up, report who holds too long, and set the timer for what is due next."""
         now = self._clock()
-        self._handover.expire(now + _TIMER_SLACK)
-        if now >= self._trim_at - _TIMER_SLACK:
-            self._trim()
-        self._sweeper.wake_by(min(self._slots.next_deadline(), self._report_overdue(now), self._trim_at), now)
-        self.reporter.tell_late()
+        due = math.inf
+        try:
+            self._handover.expire(now + _TIMER_SLACK)
+            self._trim(now)
+            due = self._report_overdue(now)
+            self.reporter.tell_late()
+        finally:
+            self._sweeper.wake_by(min(self._slots.next_deadline(), due, self._trim_at), now)
 
     def _put_off_closing(self) -> bool:
-        """Keep idle connections above `pool_size` for `overflow_linger` seconds, then close those that are still idle."""
+        """Keep an idle connection above `pool_size` for `overflow_linger` seconds."""
         if not self._linger or self._slots.retired or _get_running_loop() is None:
             return False
-        if self._trim_at == math.inf:
-            now = self._clock()
-            self._trim_at = now + self._linger
-            self._sweeper.wake_by(self._trim_at, now)
+        now = self._clock()
+        self._trim_at = min(self._trim_at, now + self._linger)
+        self._sweeper.wake_by(self._trim_at, now)
         return True
 
-    def _trim(self) -> None:
-        self._trim_at = math.inf
-        if len(self._slots.idle) > self._slots.keep:
-            task = asyncio.ensure_future(greenlet_spawn(self._handover.close_idle, self._slots.keep))
+    def _trim(self, now: float) -> None:
+        """Close the connections above `pool_size` that have been idle long enough."""
+        if now < self._trim_at - _TIMER_SLACK:
+            return
+        idle, keep = self._slots.idle.copy(), self._slots.keep
+        long_idle = sum(now - record.lease.idle_since >= self._linger - _TIMER_SLACK for record in idle)
+        surplus = max(len(idle) - keep, 0)
+        self._trim_at = now + self._linger / 4 if surplus > long_idle else math.inf
+        if min(surplus, long_idle):
+            task = asyncio.ensure_future(greenlet_spawn(self._handover.close_idle, len(idle) - min(surplus, long_idle)))
             self._trimming.add(task)
             task.add_done_callback(self._trimming.discard)
 

@@ -43,7 +43,7 @@ class PoolguardPlugin(CreateEnginePlugin):
                 raise ValueError(msg)
             kwargs["poolclass"] = GuardedPool
         if options:
-            base = kwargs.get("guard") or kwargs["poolclass"].default_guard
+            base = Guard.read(kwargs.get("guard"), kwargs["poolclass"].default_guard)
             kwargs["guard"] = Guard.from_options(options, base=base)
 
     def update_url(self, url: URL) -> URL:

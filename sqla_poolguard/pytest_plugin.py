@@ -7,7 +7,9 @@ it listens to the log of `sqla_poolguard`, whose records carry the facts.
 
 from __future__ import annotations
 
+import gc
 import logging
+import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
@@ -48,7 +50,9 @@ def pytest_unconfigure() -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """List the leaks of the run, if there were any."""
+    """List the leaks of the run, if there were any; what the last tests dropped is collected first."""
+    if "sqla_poolguard._pool" in sys.modules:
+        gc.collect()
     if not _collector.leaks:
         return
     terminalreporter.section("connections leaked (sqla-poolguard)")

@@ -256,3 +256,19 @@ def test_forked_child_starts_anew():
     assert (pool_of(db).checkedin(), pool_of(db).checkedout()) == (1, 1)
     held[0].sync_connection.close()
     at_rest(db, idle=2)
+
+
+async def test_each_one_lingers_for_itself():
+    """A connection that came back later than another is kept for its own time."""
+    driver = FakeDriver()
+    db = engine(driver, pool_size=1, max_overflow=2, guard=Guard(overflow_linger=1.0))
+    early, late, last = [await db.connect() for _ in range(3)]
+    await early.close()
+    await asyncio.sleep(0.75)
+    await late.close()
+    await last.close()
+    await asyncio.sleep(0.5)
+    assert (elapsed(), driver.open_now) == (1.25, 3)
+    await asyncio.sleep(1.0)
+    assert driver.open_now == 1
+    at_rest(db, idle=1)

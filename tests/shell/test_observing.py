@@ -207,3 +207,19 @@ async def test_samples_do_not_grow_without_bound(monkeypatch):
         async with db.connect():
             pass
     assert 10 <= len(ledger_of(db).samples) <= 10 + 1, "the last one is counted at the next checkout"
+
+
+async def test_observer_that_is_cancelled_stops_no_timer(caplog):
+    """A cancellation that an observer brings along is logged like any failure; waiters still time out when they should."""
+
+    class Cancelled(Observer):
+        def overdue(self, holder):
+            raise asyncio.CancelledError
+
+    db = engine(pool_size=1, max_overflow=0, pool_timeout=1.0, guard=Guard(hold_warning=0.5, observers=(Cancelled(),)))
+    async with db.connect():
+        begun = asyncio.get_running_loop().time()
+        with pytest.raises(CheckoutTimeout):
+            await db.connect()
+        assert asyncio.get_running_loop().time() - begun == 1.0
+    assert "observer" in caplog.text

@@ -208,3 +208,28 @@ def test_making_a_pool_warns_of_nothing():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         engine(guard=Guard(hold_warning=1))
+
+
+def test_url_options_on_top_of_a_mapping(poolguard_plugin):
+    """The URL and a mapping of options go together; what is neither guard nor mapping is refused by name."""
+    both = create_async_engine(f"{URL}?plugin=poolguard&poolguard_hold_warning=2", guard={"name": "mapped"}).sync_engine.pool
+    assert (both.guard.name, both.guard.hold_warning) == ("mapped", 2.0)
+    with pytest.raises(ValueError, match="guard='x' is not allowed"):
+        create_async_engine(f"{URL}?plugin=poolguard&poolguard_hold_warning=2", guard="x")
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("pool_size", "5"),
+        ("pool_size", None),
+        ("pool_size", -1),
+        ("max_overflow", 1.5),
+        ("pool_timeout", "3"),
+        ("pool_timeout", float("nan")),
+    ],
+)
+def test_wrong_arguments_of_the_stock_pool(argument, value):
+    """An argument that SQLAlchemy's pool has too is checked as well, by name, before anything is made."""
+    with pytest.raises(ValueError, match=f"{argument}={value!r} is not allowed; allowed: "):
+        create_async_engine(URL, poolclass=GuardedPool, **{argument: value})

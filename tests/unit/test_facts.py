@@ -90,3 +90,20 @@ def test_holders_by_site():
         (2, b, 9.0),
         (2, a, 3.0),
     ]
+
+
+def test_shorten_stands_a_strange_environment(monkeypatch, tmp_path):
+    """A path that is no text in `sys.path`, or a working folder that is gone, changes nothing for others."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    monkeypatch.setattr(sys, "path", [tmp_path, "", str(tmp_path)])
+    shorten.cache_clear()
+    assert shorten(str(tmp_path / "app" / "orders.py")) == os.path.join("app", "orders.py")
+    shorten.cache_clear()
+
+
+def test_snapshot_is_hashable():
+    """A snapshot can be put into a set, also after it was pickled."""
+    assert len({FACTS[-1], pickle.loads(pickle.dumps(FACTS[-1]))}) == 1

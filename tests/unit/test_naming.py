@@ -77,3 +77,15 @@ def test_keyword_connection_string_is_not_shown(dsn):
         return cargs_tup
 
     assert "secret" not in address_of(creator, type("D", (), {"name": "postgresql"})())
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("postgresql+asyncpg://u:p@/d?host=a:1&host=b:2", "a:1,b:2/d"),
+        ("sqlite+aiosqlite:///file:x.db?uri=true&key=secret", "sqlite:file:x.db"),
+    ],
+)
+def test_several_hosts_and_parameters(url, name):
+    """Hosts are listed as in a URL; what may be a secret behind a file's name is cut off."""
+    assert create_async_engine(url, poolclass=GuardedPool).sync_engine.pool.name.partition("#")[0] == name

@@ -1,0 +1,54 @@
+"""The floor: a poolclass without any pool logic. What it costs is SQLAlchemy's own, and no pool behind its doors can cost less."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.pool import AsyncAdaptedQueuePool, Pool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy.pool import ConnectionPoolEntry
+
+__all__ = ["FloorPool"]
+
+
+class FloorPool(AsyncAdaptedQueuePool):
+    """
+    Hands out connections from a list and puts them back. It counts, limits and waits for nothing.
+
+    SQLAlchemy's own proxy around the connection is part of it.
+    """
+
+    def __init__(
+        self,
+        creator: Callable[..., Any],
+        pool_size: int = 5,
+        max_overflow: int = 10,
+        timeout: float = 30.0,
+        **kw: Any,
+    ) -> None:
+        Pool.__init__(self, creator, **kw)
+        self._shape = (pool_size, max_overflow, timeout)
+        self._idle: list[ConnectionPoolEntry] = []
+
+    def _do_get(self) -> ConnectionPoolEntry:
+        return self._idle.pop() if self._idle else self._create_connection()
+
+    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        self._idle.append(record)
+
+    def status(self) -> str:
+        """Describe the pool."""
+        return f"{len(self._idle)} idle"
+
+    def dispose(self) -> None:
+        """Close what is idle."""
+        while self._idle:
+            self._idle.pop().close()
+
+    def recreate(self) -> FloorPool:
+        """Make another."""
+        size, overflow, timeout = self._shape
+        return type(self)(self._creator, size, overflow, timeout, dialect=self._dialect)
