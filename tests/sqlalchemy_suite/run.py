@@ -7,7 +7,6 @@ Status 1 if a test ends in another way than with the stock class and `expected.p
 or if `expected.py` gives a reason that is no longer needed.
 """
 
-
 from __future__ import annotations
 
 import argparse
