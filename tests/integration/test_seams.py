@@ -44,7 +44,7 @@ class Seams:
                 seen.append("out")
                 super()._do_return_conn(record)
 
-        options = {"pool_size": 1, "max_overflow": 0, "pool_timeout": 0.01} | options
+        options = {"pool_size": 1, "max_overflow": 0, "pool_timeout": 20} | options
         self.engine = create_async_engine(URL, creator=self.driver.open, _initialize=False, poolclass=Watched, **options)
         pool = self.engine.sync_engine.pool
         for name in EVENTS:
@@ -97,7 +97,7 @@ async def test_above_pool_size(kind):
 
 async def test_timeout_in_the_queue(kind):
     """No event at all: only the door in learns of it."""
-    seams = Seams(kind)
+    seams = Seams(kind, pool_timeout=0.25)
     connection = await seams.engine.connect()
     seams.since()
     with pytest.raises(SATimeoutError):
