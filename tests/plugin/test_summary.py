@@ -46,7 +46,10 @@ def test_leaks_are_listed(tmp_path):
     done = run(tmp_path, LEAKY)
     assert done.returncode == 0, done.stdout
     section = done.stdout.partition("connections leaked (sqla-poolguard)")[2]
-    assert f"1 x  pool 'sqlite:{tmp_path}/leaky.db': never closed, checked out at test_it.py:14 in test_leaks.<locals>.main" in section
+    assert (
+        f"1 x  pool 'sqlite:{tmp_path}/leaky.db': never closed, checked out at test_it.py:14 in test_leaks.<locals>.main"
+        in section
+    )
 
 
 def test_nothing_is_said_or_imported_for_others(tmp_path):
