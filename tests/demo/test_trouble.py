@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import socket
+import subprocess
 import time
 
 import pytest
