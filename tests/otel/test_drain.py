@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
+import threading
 import time
 from collections import deque
 
@@ -130,10 +130,11 @@ async def test_drain_in_another_thread(sdk, monkeypatch):
         while time.monotonic() < until:
             sdk.values()
 
-    collecting = asyncio.get_running_loop().run_in_executor(None, collect)
+    reader = threading.Thread(target=collect)
+    reader.start()
     while time.monotonic() < until:
         await checkouts(db, 10)
-    await collecting
+    reader.join()
     assert sdk.values()["use_time"][0] == ledger_of(db).granted
 
 
