@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 from hypothesis import settings
 
 from sqla_poolguard._cli.embedded import EmbeddedPostgres
+
+# a shell that runs pytest in the background makes it deaf to SIGINT, and with it the children that tests interrupt
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("default", database=None, print_blob=True)
 settings.register_profile("long", database=None, print_blob=True, max_examples=2000)

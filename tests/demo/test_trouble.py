@@ -100,11 +100,7 @@ def test_stopped(poolguard, signum, status, after):
             time.sleep(0.01)
         time.sleep(after)
         process.send_signal(signum)
-        try:
-            out, err = process.communicate(timeout=20)
-        except subprocess.TimeoutExpired:  # an interrupt can be lost where Python ignores exceptions: a person asks again
-            process.send_signal(signum)
-            out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=20)
     finally:
         process.kill()
         process.wait()
