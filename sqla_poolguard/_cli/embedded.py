@@ -40,10 +40,12 @@ _DROP = f"import os, sys; os.setgroups([]); os.setgid({_NOBODY}); os.setuid({_NO
 _DROPPED = (sys.executable, "-I", "-S", "-c", _DROP)
 # Reports its own pid, then becomes the command. It holds the guardian's pipe until then, so that its pid is read before the end.
 _WATCHED = 'echo $$; exec "$@" >&2'
-# Reads whom to end (0: nobody) until the pipe closes; a bare fork of ours holds it too. The server cleans up on SIGQUIT; what
-# initdb started does so when initdb has gone, and would leave shared memory if killed. Late backends make `rm` fail at first.
+# Makes the folder: none is ever without a guardian. Reads whom to end (0: nobody) until the pipe closes; a bare fork of ours holds
+# it too. The server cleans up on SIGQUIT; what initdb started does so when initdb has gone, and would leave shared memory if
+# killed. Late backends make `rm` fail at first.
 _GUARD = """
-trap '' HUP INT QUIT TERM; pid=0 server= turn=0 file=$1/data/postmaster.pid
+trap '' HUP INT PIPE QUIT TERM; mkdir -m 700 -- "$1" 2>&1 || exit; echo made; exec >/dev/null
+pid=0 server= turn=0 file=$1/data/postmaster.pid
 while read -r line; do pid=$line; done
 if [ "$pid" -gt 0 ]; then
     read -r server <"$file"
@@ -67,15 +69,21 @@ class _Guardian:
 
     def __init__(self) -> None:
         base = "/tmp" if len(os.fsencode(tempfile.gettempdir())) > 60 else None  # noqa: S108, PLR2004  socket paths end at 103
-        self.root = Path(tempfile.mkdtemp(prefix="poolguard-pg-", dir=base))
+        self.root = Path(base or tempfile.gettempdir(), f"poolguard-pg-{secrets.token_hex(4)}")
         self.process: Popen[bytes] | None = None
         guard = ("/bin/sh", "-c", _GUARD, "sh", self.root)
-        try:  # in a session of its own: a ctrl-C in the terminal is for this process alone, which then ends the others
-            self._shell = Popen(guard, bufsize=0, stdin=PIPE, stdout=DEVNULL, stderr=DEVNULL, cwd="/", start_new_session=True)  # noqa: S603
+        # in a session of its own: a ctrl-C in the terminal is for this process alone, which then ends the others
+        self._shell = Popen(guard, bufsize=0, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, cwd="/", start_new_session=True)  # noqa: S603
+        self._pipe, answer = cast("tuple[IO[bytes], IO[bytes]]", (self._shell.stdin, self._shell.stdout))
+        try:
+            with answer:
+                said = answer.read().decode(errors="replace").strip()
+            if said != "made":
+                raise OSError(said)  # noqa: TRY301 - it cleans up like any other end
         except BaseException:
-            self.root.rmdir()
+            self._pipe.close()
+            self._shell.wait()
             raise
-        self._pipe = cast("IO[bytes]", self._shell.stdin)
 
     def launch(self, *command: str | Path) -> Popen[bytes]:
         """Start `command`, watched, in a process group of its own; its output replaces the log."""

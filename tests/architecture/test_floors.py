@@ -52,7 +52,9 @@ OUTSIDE = {"sqlalchemy", "asyncio", "time", "logging"}
 """What the rules must not know, at run time."""
 
 MOST_LINES = 300
-LONGER = {}
+LONGER = {
+    "_cli.embedded": 310,  # one file that its tests can copy to where an ordinary user may read it
+}
 """Files that may be longer, with a reason each."""
 
 

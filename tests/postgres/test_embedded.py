@@ -471,7 +471,9 @@ def test_parent_dies(temp, place, signum):
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT], ids=lambda s: s.name)
 def test_parent_dies_while_it_starts_a_server(temp, place, signum):
     """Nothing is left behind either when death comes at any moment of the start."""
-    script = CHILD.replace("with", "print(0, flush=True)\nwith")
+    script = CHILD.replace(
+        "with", "import tempfile; tempfile.gettempdir()  # which leaves a file if killed\nprint(0, flush=True)\nwith"
+    )
     seed = random.randrange(10**6)
     dice = random.Random(seed)
     for _ in range(8):
