@@ -30,9 +30,13 @@ Place = tuple[Any, ...]
 
 _STACK_DEPTH: Final = 16
 _SEARCH_DEPTH: Final = 64
+_OURS: Final = 4
+"""Calls that lie, at least, between whoever calls `GuardedPool.connect()` and the search for the site: all ours."""
 
 _INTERNAL, _LIBRARY, _APPLICATION, _BOUNDARY = range(1, 5)
 _kind_of_file: dict[str, int] = {}
+_internal_files: set[str] = set()
+_application_files: set[str] = set()
 
 _HERE: Final = os.path.dirname(__file__) + os.sep
 _OUR_DOORS: Final = (_HERE + "_cli" + os.sep, _HERE + "testing")
@@ -64,9 +68,15 @@ def task_name(task: weakref.ref[Task[Any]] | None) -> str | None:
     return living.get_name() if living is not None else None
 
 
-def capture(mode: Capture) -> Callable[[], Place | None]:
-    """Choose how to remember the caller; see `Guard.capture`."""
-    return {"site": _site, "stack": _stack, "off": _nothing}[mode]
+def capture(mode: Capture, *, wrapped: bool = False) -> Callable[[], Place | None]:
+    """
+    Choose how to remember the caller.
+
+    Args:
+        mode: see `Guard.capture`.
+        wrapped: whether the application has a `connect()` of its own around ours, which is not the site.
+    """
+    return {"site": _any_site if wrapped else _site, "stack": _stack, "off": _nothing}[mode]
 
 
 def site_of(place: Place | None) -> Site | None:
@@ -99,6 +109,10 @@ def _kind(file: str) -> int:
     else:
         kind = _APPLICATION
     _kind_of_file[file] = kind
+    if kind == _INTERNAL:
+        _internal_files.add(file)
+    elif kind == _APPLICATION:
+        _application_files.add(file)
     return kind
 
 
@@ -110,24 +124,35 @@ def _site() -> Place | None:
     at `greenlet_spawn`: search outwards from there.
     But when the application runs its own synchronous function in the greenlet, search outwards from here.
     """
+    internal, application = _internal_files, _application_files
+    try:
+        frame: FrameType | None = sys._getframe(_OURS)
+    except ValueError:  # there is nobody else in this greenlet
+        frame = None
+    if frame is not None and (code := frame.f_code).co_filename in application:
+        return (code, frame.f_lasti)
     parent = getcurrent().parent
     outer = parent.gr_frame if parent is not None else None
-    frame = outer.f_back if outer is not None else None
+    caller = outer.f_back if outer is not None else None
     if (
-        frame is None
-        or (code := frame.f_code) is _SESSION_RUN_SYNC
-        or code is _CONNECTION_RUN_SYNC
-        or _kind_of_file.get(code.co_filename) is not _INTERNAL
+        caller is not None
+        and (code := caller.f_code).co_filename in internal
+        and code is not _SESSION_RUN_SYNC
+        and code is not _CONNECTION_RUN_SYNC
     ):
-        frame = sys._getframe(1)
+        frame = caller.f_back
     while frame is not None:
         code = frame.f_code
-        kind = _kind_of_file.get(code.co_filename)
-        if kind is _APPLICATION:
+        file = code.co_filename
+        if file in application:
             return (code, frame.f_lasti)
-        if kind is not _INTERNAL:
+        if file not in internal:
             break
         frame = frame.f_back
+    return _any_site()
+
+
+def _any_site() -> Place | None:
     frame, _ = _site_frame()
     return (frame.f_code, frame.f_lasti) if frame is not None else None
 

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from sqlalchemy.pool import Pool
 
 from sqla_poolguard import _fastlane
+from sqla_poolguard._callsite import capture
 from sqla_poolguard._deadline import Deadline, DeadlinePassed
+from sqla_poolguard._facts import Ending
 from sqla_poolguard._figures import Figures, check_arguments
 from sqla_poolguard._fork import guard_against_fork
 from sqla_poolguard._guard import Guard
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from sqla_poolguard._observer import Observer
 
 __all__ = ["GuardedPool"]
+
+_CHECKED_IN: Final = Ending.CHECKED_IN
 
 _POLITE: Final = 0.25
 """Seconds that a connection which is terminated has to say goodbye."""
@@ -93,7 +97,10 @@ class GuardedPool(Figures):
         self._timeout = timeout  # type: ignore[assignment] # SQLAlchemy allows None, and says float
         self._use_lifo = use_lifo
         self._ping_after = math.inf if self._guard.ping_after is None else self._guard.ping_after
+        self._is_picky = self._pre_ping or self._recycle > -1 or self._ping_after < math.inf
+        """Whether an idle connection may not be good as it is."""
         self._fast = _fastlane.CLOSED_BECAUSE is None
+        self._quiet = _fastlane.Quiet(self.dispatch)
         self._disposed = False
         self._slots = Slots(pool_size, max_overflow, use_lifo=use_lifo)
         self._handover = Handover(self._slots)
@@ -102,9 +109,10 @@ class GuardedPool(Figures):
             listen(self)
         else:  # its listeners came with `_dispatch`
             reporter = _predecessor._watch.reporter
-        self._ledger = reporter.ledger
+        self._ledger, self._observers = reporter.ledger, reporter.observers
         self._ledger.open_pool(self._slots)
-        self._watch: Watch = Watch(self._guard, self._slots, self._handover, reporter, self._clock)
+        who = capture(self._guard.capture, wrapped=type(self).connect is not GuardedPool.connect)
+        self._watch: Watch = Watch(self._guard, self._slots, self._handover, reporter, self._clock, who)
         self._supply: Supply = Supply(self)
         guard_against_fork(self)
 
@@ -161,7 +169,6 @@ class GuardedPool(Figures):
         loop = _get_running_loop()
         fairy: Any = _fastlane.take(self, asked_at, loop) if self._fast else None
         if fairy is not None:
-            self._watch.granted_at_once(fairy._connection_record.lease, asked_at, loop)
             return fairy  # type: ignore[no-any-return]
         self._ledger.ask()
         try:
@@ -188,15 +195,25 @@ class GuardedPool(Figures):
     # door out
 
     def _do_return_conn(self, record: Any) -> None:
+        lease = record.lease
         try:
-            if record.lease.granted_at is not None:
-                self._watch.ended(record, record.lease)
-            elif record.dbapi_connection is None:
-                record.write_off()
+            if lease.granted_at is None:
+                if record.dbapi_connection is None:
+                    record.write_off()
+            elif lease.ending is None and not lease.overdue and record.dbapi_connection is not None and not self._observers.ended:
+                self._ledger.end(lease, self._clock(), _CHECKED_IN)
+            else:
+                self._watch.ended(record, lease)
         finally:
-            record.lease.delay = None
+            lease.delay = None
             _fastlane.OUT.discard(record)
-            self._handover.give_back(record)
+            slots = self._slots
+            if record.dbapi_connection is None:
+                self._handover.free(record)
+            else:  # first in, then a look at who waits: who comes to wait does it the other way round, so one sees the other
+                slots.idle.append(record)
+                if slots.waiters.queue or len(slots.idle) > slots.keep:
+                    self._handover.settle()
 
     def _close_connection(self, connection: DBAPIConnection, *, terminate: bool = False) -> None:
         """

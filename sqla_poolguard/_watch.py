@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from sqlalchemy.util.concurrency import greenlet_spawn
 
-from sqla_poolguard._callsite import capture, this_task
+from sqla_poolguard._callsite import this_task
 from sqla_poolguard._facts import Ending, Opened, Reason
 from sqla_poolguard._sweeper import Sweeper
 from sqla_poolguard._waiters import Waiter
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Task
     from collections.abc import Callable
 
+    from sqla_poolguard._callsite import Place
     from sqla_poolguard._facts import PoolSnapshot
     from sqla_poolguard._guard import Guard
     from sqla_poolguard._handover import Handover
@@ -39,7 +40,13 @@ class Watch:
     """The eyes of one pool, and its one timer."""
 
     def __init__(
-        self, guard: Guard, slots: Slots[GuardedRecord], handover: Handover, reporter: Reporter, clock: Callable[[], float]
+        self,
+        guard: Guard,
+        slots: Slots[GuardedRecord],
+        handover: Handover,
+        reporter: Reporter,
+        clock: Callable[[], float],
+        who: Callable[[], Place | None],
     ) -> None:
         self.reporter = reporter
         self.ledger = reporter.ledger
@@ -47,7 +54,7 @@ class Watch:
         self._slots = slots
         self._handover = handover
         self._clock = clock
-        self._capture = capture(guard.capture)
+        self._who = who
         self._hold_warning = math.inf if guard.hold_warning is None else guard.hold_warning
         self._linger = guard.overflow_linger
         self._trim_at = math.inf
@@ -59,24 +66,19 @@ class Watch:
         self._timed = False
         """Whether the timer is set in it for the first lease that will be overdue."""
 
-    def granted_at_once(self, lease: Lease, now: float, loop: AbstractEventLoop | None) -> None:
-        """Note who got a connection without waiting."""
-        self.ledger.grant_at_once(lease, now)
-        self._identify(lease, now, loop)
-
     def granted(self, lease: Lease, asked_at: float) -> None:
         """Note who got a connection in the end."""
         now = self._clock()
         self.ledger.grant(lease, now, now - asked_at)
-        self._identify(lease, now, _get_running_loop())
+        self.identify(lease, now, _get_running_loop())
         if lease.delay is not None and self._observers.waited:
             self.reporter.tell(self._observers.waited, self.reporter.wait(lease, *lease.delay))
 
-    def _identify(self, lease: Lease, now: float, loop: AbstractEventLoop | None) -> None:
+    def identify(self, lease: Lease, now: float, loop: AbstractEventLoop | None) -> None:
         """Note on the lease who holds it, and see that somebody looks when it gets overdue."""
         if loop is not None and (task := current_task(loop)) is not None:
             lease.task = weakref.ref(task)
-        lease.place = self._capture()
+        lease.place = self._who()
         if loop is not self._home or not self._timed:
             self._set_timer(loop, now)
         if self._observers.granted:
@@ -116,11 +118,13 @@ class Watch:
         else:
             reason = Reason.CONNECT_FAILED if isinstance(error, Exception) else Reason.CANCELLED
         self.ledger.reject(reason)
-        listeners = self._observers.rejected
-        if listeners:
-            task = this_task()
-            name = task.get_name() if task is not None else None
-            self.reporter.tell(listeners, self.reporter.rejection(reason, self._clock() - asked_at, self._capture(), name, error))
+        if self._observers.rejected:
+            self._tell_refused(reason, self._clock() - asked_at, error)
+
+    def _tell_refused(self, reason: Reason, waited: float, error: BaseException) -> None:
+        task = this_task()
+        name = task.get_name() if task is not None else None
+        self.reporter.tell(self._observers.rejected, self.reporter.rejection(reason, waited, self._who(), name, error))
 
     def refusal(self, reason: Reason, asked_at: float) -> CheckoutError:
         """Make the error for a request that gets no connection."""
@@ -138,7 +142,7 @@ class Watch:
         task = this_task()
         deadline = asked_at + patience
         self._sweeper.wake_by(deadline, asked_at)
-        return Waiter(loop.create_future(), asked_at, deadline, weakref.ref(task) if task else None, self._capture())
+        return Waiter(loop.create_future(), asked_at, deadline, weakref.ref(task) if task else None, self._who())
 
     def forget(self) -> None:
         """Begin anew, in a forked child: books, timers and what was still to be told are the parent's."""

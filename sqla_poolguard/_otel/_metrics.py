@@ -43,6 +43,9 @@ A drain that never pauses costs an event loop the interpreter's switch interval,
 _SHARE: Final = 0.25
 """Of the time that is left to a collection, what one callback may use; there are five, and those of others."""
 
+_SPILLED: Final = 256
+"""Samples to forget at once while there is no SDK, so that only few checkouts pay for it."""
+
 _every: Final[weakref.WeakSet[Metrics]] = weakref.WeakSet()
 
 
@@ -202,12 +205,16 @@ class PoolMetrics:
 
     def spill(self, samples: deque[tuple[float, float]]) -> None:
         """
-        Record the oldest sample on behalf of a checkout, which must not fail for it.
+        Record the oldest sample on behalf of a checkout, which must not fail for it; without an SDK, forget the oldest ones.
 
         Never to be called by the garbage collector: it may run inside an SDK, which holds a lock.
         """
         metrics, attributes = self._metrics, self.attributes
         try:
+            if _nobody_measures(metrics.wait_time):
+                for _ in range(_SPILLED):
+                    samples.popleft()
+                return
             waited, held = samples.popleft()
             metrics.wait_time.record(waited, attributes, *metrics.nowhere)
             metrics.use_time.record(held, attributes, *metrics.nowhere)
@@ -234,6 +241,11 @@ def _current(ledger: Ledger) -> list[Slots[Any]]:
     There are several only after `dispose(close=False)`, each of the same size.
     """
     return [slots for slots in ledger.pools() if not slots.retired]
+
+
+def _nobody_measures(histogram: Histogram) -> bool:
+    """Tell whether an instrument stands for one that an SDK, which is not there yet, would make."""
+    return getattr(histogram, "_real_instrument", histogram) is None
 
 
 def _histogram(meter: Meter, instrument: names.Instrument) -> Histogram:

@@ -233,13 +233,14 @@ async def test_closed_twice(db):
     at_rest(db, idle=1)
 
 
-async def test_recycled(db):
+async def test_recycled(land):
     """A connection that is older than `pool_recycle` is connected anew; the checkout ends as any other."""
+    db = land.engine(pool_size=1, max_overflow=0, pool_recycle=3600)
     await (await db.connect()).close()
-    pool_of(db)._recycle = 3600
     for record in pool_of(db)._slots.records:
         record.starttime -= 4000
     await (await db.connect()).close()
     assert ended(db) == {"checked_in": 2}
     assert opened_and_gone(db) == (2, 1, 0)
     at_rest(db, idle=1)
+    await db.dispose()

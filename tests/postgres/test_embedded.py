@@ -116,13 +116,15 @@ def child(place, *, python=sys.executable, script=CHILD, **options):
     """Start another process that holds a server, and wait for it; returns it, the URL and the server's processes."""
     shutil.copy(embedded.__file__, place / "embedded.py")
     (place / "child.py").write_text(script)
+    # coverage's tracer loses exceptions that signal handlers raise, now and then; on Python 3.12.1 most of them
+    inherited = {name: value for name, value in os.environ.items() if name != "COVERAGE_PROCESS_CONFIG"}
     process = subprocess.Popen(
         [python, "-B", str(place / "child.py")],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         cwd=place,
-        env={**os.environ, "POOLGUARD_PG_BINDIR": str(embedded._find_bindir(None)), **options.pop("env", {})},
+        env={**inherited, "POOLGUARD_PG_BINDIR": str(embedded._find_bindir(None)), **options.pop("env", {})},
         **options,
     )
     url, *pids = process.stdout.readline().split()

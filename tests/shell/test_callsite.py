@@ -8,10 +8,11 @@ import functools
 import inspect
 
 from doubles.driver import greenlet_spawn
-from doubles.pools import engine, pool_of
+from doubles.pools import Recorder, TimedPool, engine, pool_of
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
 
+from sqla_poolguard import CheckoutTimeout, Guard
 from sqla_poolguard._facts import shorten
 
 
@@ -253,3 +254,48 @@ async def test_deep_recursion_is_searched_only_so_far():
     connection = await dive(150)
     assert seen(db)[1] == "dive"
     await connection.close()
+
+
+async def test_pool_asked_directly():
+    """`pool.connect()` in a function of the application, granted and refused."""
+    recorder = Recorder()
+    db = engine(pool_size=1, max_overflow=0, pool_timeout=0, guard=Guard(observers=(recorder,)))
+    lines = []
+
+    def asks():
+        for _ in range(2):
+            lines.append(here(+1))
+            first = pool_of(db).connect()
+            with contextlib.suppress(CheckoutTimeout):
+                pool_of(db).connect()
+            first.close()
+
+    await greenlet_spawn(asks)
+    granted, rejected = ([fact.site.line for fact in recorder.of(event)] for event in ("granted", "rejected"))
+    assert granted == lines
+    assert rejected == [line + 2 for line in lines]
+
+
+async def test_pool_asked_by_nobody_else():
+    """`pool.connect` as the one function of a greenlet: the line that awaits it."""
+    db = engine()
+    for _ in range(2):
+        line = here(+1)
+        connection = await greenlet_spawn(pool_of(db).connect)
+        assert seen(db) == (line, "test_pool_asked_by_nobody_else")
+        await greenlet_spawn(connection.close)
+
+
+async def test_connect_of_a_subclass_is_not_the_site():
+    """An application that wraps `connect()` in a pool class of its own still learns who called."""
+
+    class Wrapped(TimedPool):
+        def connect(self):
+            return super().connect()
+
+    db = engine(pool=Wrapped)
+    for _ in range(2):
+        line = here(+1)
+        connection = await db.connect()
+        assert seen(db) == (line, "test_connect_of_a_subclass_is_not_the_site")
+        await connection.close()

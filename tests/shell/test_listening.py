@@ -1,0 +1,105 @@
+"""A user's own pool listeners hear of every checkout, whenever and wherever they were added, though the short way needs silence."""
+
+from __future__ import annotations
+
+import pytest
+from doubles.pools import at_rest, engine
+from sqlalchemy import event
+from sqlalchemy.pool import Pool
+
+EVENTS = ("checkout", "checkin", "reset")
+
+
+@pytest.fixture
+def listen():
+    """Add a listener that counts; it is removed after the test."""
+    added = []
+
+    def add(target, name):
+        heard = []
+
+        def listener(*_):
+            heard.append(name)
+
+        event.listen(target, name, listener)
+        added.append((target, name, listener))
+        return heard
+
+    yield add
+    for listener in added:
+        if event.contains(*listener):
+            event.remove(*listener)
+
+
+async def use(db, times=2):
+    """Check out and in."""
+    for _ in range(times):
+        async with db.connect():
+            pass
+
+
+@pytest.mark.parametrize("name", EVENTS)
+async def test_listener_added_to_a_pool_in_use(listen, name):
+    """A listener that comes late hears everything from then on."""
+    db = engine()
+    await use(db)
+    heard = listen(db.sync_engine, name)
+    await use(db)
+    assert heard == [name] * 2
+    at_rest(db, idle=1)
+
+
+@pytest.mark.parametrize("name", EVENTS)
+async def test_listener_survives_dispose(listen, name):
+    """A listener goes over to the pool that takes a disposed one's place."""
+    db = engine()
+    heard = listen(db.sync_engine, name)
+    await use(db)
+    for disposals in (1, 2):
+        await db.dispose()
+        await use(db)
+        assert heard == [name] * 2 * (disposals + 1)
+
+
+@pytest.mark.parametrize("name", EVENTS)
+async def test_listener_on_all_pools(listen, name):
+    """A listener on `Pool` itself hears of those that exist already and of those that come."""
+    old = engine()
+    await use(old)
+    heard = listen(Pool, name)
+    await use(old)
+    assert heard == [name] * 2
+    new = engine()
+    await use(new)
+    assert heard == [name] * 4
+    await new.dispose()
+    await use(new)
+    assert heard == [name] * 6
+
+
+@pytest.mark.parametrize("name", EVENTS)
+async def test_listener_that_left(listen, name):
+    """After the last listener has gone everything works as before."""
+    db = engine()
+    heard = listen(db.sync_engine, name)
+
+    def listener(*_):
+        heard.append("second")
+
+    event.listen(db.sync_engine, name, listener)
+    await use(db, 1)
+    event.remove(db.sync_engine, name, listener)
+    await use(db, 1)
+    assert heard == [name, "second", name]
+    at_rest(db, idle=1)
+
+
+@pytest.mark.parametrize("name", EVENTS)
+async def test_listener_added_while_a_connection_is_out(listen, name):
+    """A listener that comes between checkout and checkin hears of the checkin."""
+    db = engine()
+    await use(db)
+    async with db.connect():
+        heard = listen(db.sync_engine, name)
+    assert heard == ([] if name == "checkout" else [name])
+    at_rest(db, idle=1)
