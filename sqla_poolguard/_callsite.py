@@ -144,9 +144,9 @@ def _site() -> Place | None:
     while frame is not None:
         code = frame.f_code
         file = code.co_filename
-        if file in application:
-            return (code, frame.f_lasti)
         if file not in internal:
+            if file in application:
+                return (code, frame.f_lasti)
             break
         frame = frame.f_back
     return _any_site()
