@@ -125,22 +125,19 @@ def _site() -> Place | None:
     But when the application runs its own synchronous function in the greenlet, search outwards from here.
     """
     internal, application = _internal_files, _application_files
-    try:
-        frame: FrameType | None = sys._getframe(_OURS)
-    except ValueError:  # there is nobody else in this greenlet
-        frame = None
-    if frame is not None and (code := frame.f_code).co_filename in application:
-        return (code, frame.f_lasti)
     parent = getcurrent().parent
     outer = parent.gr_frame if parent is not None else None
-    caller = outer.f_back if outer is not None else None
+    frame = outer.f_back if outer is not None else None
     if (
-        caller is not None
-        and (code := caller.f_code).co_filename in internal
-        and code is not _SESSION_RUN_SYNC
-        and code is not _CONNECTION_RUN_SYNC
+        frame is None
+        or (code := frame.f_code).co_filename not in internal
+        or code is _SESSION_RUN_SYNC
+        or code is _CONNECTION_RUN_SYNC
     ):
-        frame = caller.f_back
+        try:
+            frame = sys._getframe(_OURS)
+        except ValueError:  # nobody else is in this greenlet
+            return _any_site()
     while frame is not None:
         code = frame.f_code
         file = code.co_filename

@@ -266,10 +266,12 @@ def take(pool: GuardedPool, now: float, loop: AbstractEventLoop | None) -> Guard
     return fairy
 
 
-def check_out(pool: GuardedPool) -> _ConnectionFairy:
+def check_out(pool: GuardedPool, asked_at: float) -> _ConnectionFairy:
     """Get a connection by all means, with SQLAlchemy's ping and listeners."""
-    record: Any = pool._do_get()
+    record: Any = pool._supply.get(asked_at)
     echo = pool.logger.isEnabledFor(logging.DEBUG)
+    if not (echo or pool._pre_ping or pool.dispatch.checkout):
+        return _fairy(pool, record, 1)
     fairy = _fairy(pool, record, 0, echo)
     if echo:
         pool.logger.debug("Connection %r checked out from pool", fairy.dbapi_connection)

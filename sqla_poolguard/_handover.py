@@ -51,8 +51,10 @@ class Handover:
         slots, future = self._slots, waiter.future
         slots.waiters.append(waiter)
         try:
-            # a connection may have come back since we looked, from another thread or the garbage collector
-            self._hand_out()
+            if (
+                slots.idle or slots.taken < slots.limit
+            ):  # a connection has come back since we looked, from another thread or the garbage collector
+                self._hand_out()
             given = _await(future)
         except BaseException:
             if future.done() and not future.cancelled():
@@ -117,14 +119,18 @@ class Handover:
             self._hand_out()
 
     def _hand_out(self) -> None:
-        while (pair := self._slots.match()) is not None:
+        slots = self._slots
+        while slots.waiters.queue and (slots.idle or slots.taken < slots.limit):  # a glance that saves most matches
+            pair = slots.match()
+            if pair is None:
+                return
             waiter, given = pair
             if self._deliver(waiter, given):
                 continue
             if given is None:
-                self._slots.vacate(None)
+                slots.vacate(None)
             else:
-                self._slots.put_back(given)
+                slots.put_back(given)
 
     def _deliver(self, waiter: Waiter, given: Any) -> bool:
         """Give a waiter what it waited for, in its own event loop; False if that is closed, and nobody waits there any more."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from sqla_poolguard._callsite import Place
     from sqla_poolguard._slots import Slots
+    from sqla_poolguard._waiters import Waiter
 
 __all__ = ["SAMPLES_KEPT", "Lease", "Ledger"]
 
@@ -46,8 +47,8 @@ class Lease:
         """Whether it was reported as held too long."""
         self.idle_since = 0.0
         """When it last ended, on the pool's clock."""
-        self.delay: tuple[float, int] | None = None
-        """(seconds in the queue, waiters ahead) if the connection was not there at once."""
+        self.delay: tuple[float, Waiter | None] | None = None
+        """If the connection was not there at once: seconds in the queue, and who waited there."""
 
 
 class Ledger:
@@ -105,20 +106,21 @@ class Ledger:
 
     def grant(self, lease: Lease, now: float, waited: float) -> None:
         """Note that a request got its connection."""
+        self._grant(lease, now, waited)
         self.waiting -= 1
-        self.requested -= 1
-        self.grant_at_once(lease, now)
-        lease.waited = waited
 
     def grant_at_once(self, lease: Lease, now: float) -> None:
         """Note a request and, in the same moment, that it got its connection."""
+        self.requested += 1
+        self._grant(lease, now, 0.0)
+
+    def _grant(self, lease: Lease, now: float, waited: float) -> None:
         if lease.granted_at is not None:
             msg = "bug: granted a lease that somebody holds"
             raise AssertionError(msg)
-        self.requested += 1
         self.granted += 1
         lease.granted_at = now
-        lease.waited = 0.0
+        lease.waited = waited
         lease.ending = None
         if len(self.samples) > SAMPLES_KEPT:  # here, not where a lease ends: the end may be the garbage collector's
             self.spill(self.samples)

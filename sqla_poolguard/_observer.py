@@ -22,6 +22,9 @@ class Observer:
 
     __slots__ = ()
 
+    waited_from: float = 0.0
+    """Seconds from which a wait is told to `waited`; shorter ones cost nothing. 0 tells all, a connect without any queue included."""
+
     def granted(self, holder: Holder) -> None:
         """A checkout got its connection."""
 

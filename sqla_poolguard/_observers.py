@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from asyncio import CancelledError
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,6 +11,8 @@ from sqla_poolguard._observer import Observer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    from sqla_poolguard._facts import Wait
 
 __all__ = ["Observers"]
 
@@ -19,19 +22,25 @@ _log: Final = logging.getLogger("sqla_poolguard")
 class Observers:
     """The observers of one pool, by what they want to hear of."""
 
-    __slots__ = ("_failed", "ended", "granted", "leaked", "opened", "overdue", "rejected", "returned", "waited")
+    __slots__ = ("_failed", "ended", "granted", "leaked", "opened", "overdue", "rejected", "returned", "waited", "waited_from")
 
     def __init__(self, observers: Iterable[Observer]) -> None:
         everyone = tuple(observers)
         self.granted = _bound(everyone, "granted")
         self.ended = _bound(everyone, "ended")
         self.waited = _bound(everyone, "waited")
+        self.waited_from = min((_waited_from(listener) for listener in self.waited), default=math.inf)
+        """Seconds from which at least one of them wants to hear of a wait."""
         self.rejected = _bound(everyone, "rejected")
         self.opened = _bound(everyone, "opened")
         self.overdue = _bound(everyone, "overdue")
         self.returned = _bound(everyone, "returned")
         self.leaked = _bound(everyone, "leaked")
         self._failed: set[Callable[[Any], None]] = set()
+
+    def tell_wait(self, wait: Wait) -> None:
+        """Tell a wait to those for whom it is long enough."""
+        self.tell(tuple(listener for listener in self.waited if wait.waited >= _waited_from(listener)), wait)
 
     def tell(self, listeners: tuple[Callable[[Any], None], ...], fact: object) -> None:
         """Tell a fact to some of the observers; an observer that fails is logged once with its traceback."""
@@ -42,6 +51,11 @@ class Observers:
                 if listener not in self._failed:
                     self._failed.add(listener)
                     _log.exception("observer %r failed; its further failures are not logged", listener)
+
+
+def _waited_from(listener: Callable[[Any], None]) -> float:
+    """Read the threshold of the observer that a method belongs to; whoever gives none wants to hear of all."""
+    return getattr(getattr(listener, "__self__", None), "waited_from", 0.0)
 
 
 def _bound(observers: tuple[Observer, ...], event: str) -> tuple[Callable[[Any], None], ...]:

@@ -189,21 +189,24 @@ class GuardedPool(Figures):
             return fairy  # type: ignore[no-any-return]
         self._ledger.ask()
         try:
-            fairy = self._supply.in_time(self._check_out, asked_at) if self._pre_ping else self._check_out()
+            if self._pre_ping:
+                fairy = self._supply.in_time(lambda: self._check_out(asked_at), asked_at)
+            else:
+                fairy = self._check_out(asked_at)
         except BaseException as error:
             self._watch.refused(error, asked_at)
             raise
         lease: Lease = fairy._connection_record.lease
         if self._pre_ping and lease.delay is None:
-            lease.delay = (0.0, 0)  # it was there at once, but its answer had to be waited for
-        self._watch.granted(lease, asked_at)
+            lease.delay = (0.0, None)  # it was there at once, but its answer had to be waited for
+        self._watch.granted(lease, asked_at, loop)
         return fairy  # type: ignore[no-any-return]
 
-    def _check_out(self) -> Any:
-        return _fastlane.check_out(self) if self._fast else super().connect()
+    def _check_out(self, asked_at: float) -> Any:
+        return _fastlane.check_out(self, asked_at) if self._fast else super().connect()
 
     def _do_get(self) -> ConnectionPoolEntry:
-        return self._supply.get()
+        return self._supply.get(self._clock())
 
     def _create_connection(self) -> GuardedRecord:
         self._disposed = False  # it is in use again: a recreate() that follows later has nothing to do with that dispose()

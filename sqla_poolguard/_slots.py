@@ -124,16 +124,19 @@ class Slots(Generic[R]):
             None when nobody waits or nothing is free.
         """
         with self._lock:
-            while self.waiters.queue and (self.idle or self.taken < self.limit):
-                waiter = self.waiters.pop()
+            idle, waiters = self.idle, self.waiters
+            while waiters.queue and (idle or self.taken < self.limit):
+                waiter = waiters.pop()
                 if waiter is None:
                     return None
-                try:
-                    return waiter, self.take()
-                except IndexError:  # none idle, or just taken: by another thread, or by the garbage collector in between
-                    if self.reserve():
-                        return waiter, None
-                    self.waiters.put_back(waiter)
+                if idle:
+                    try:
+                        return waiter, self.take()
+                    except IndexError:  # just taken: by another thread, or by the garbage collector
+                        pass
+                if self.reserve():
+                    return waiter, None
+                waiters.put_back(waiter)
         return None
 
     def expired(self, now: float) -> list[Waiter]:

@@ -36,65 +36,58 @@ class Supply:
         self._pool = pool
         self._patience = math.inf if pool._timeout is None else pool._timeout
 
-    def get(self) -> GuardedRecord:
+    def get(self, asked_at: float) -> GuardedRecord:
         """
         Get a record whose connection is good.
+
+        Args:
+            asked_at: when the caller asked, on the pool's clock.
 
         Raises:
             CheckoutTimeout: none in time.
             CheckoutRejected: not allowed to wait.
         """
-        record = self._idle()
+        record = self._idle() if self._pool._slots.idle else None
         if record is None:
-            return self._obtain()
-        if self._make_ready(record, self._pool._clock()):
-            record.lease.delay = (0.0, 0)
+            return self._obtain(asked_at)
+        if self._make_ready(record, asked_at):
+            record.lease.delay = (0.0, None)
         return record
 
     def _idle(self) -> GuardedRecord | None:
         try:
             return self._pool._slots.take()
-        except IndexError:  # ends here, so that no error of the database has it as its context
+        except IndexError:  # another thread was faster; ends here, so that no error of the database has it as its context
             return None
 
-    def _is_stale(self, record: GuardedRecord) -> bool:
-        """Tell whether SQLAlchemy will want to connect this record anew: recycled, invalidated, or empty."""
-        started, recycle = record.starttime, self._pool._recycle
-        return (
-            record.dbapi_connection is None
-            or self._pool._invalidate_time > started
-            or record._soft_invalidate_time > started
-            or (recycle > -1 and time.time() - started > recycle)
-        )
-
-    def _obtain(self) -> GuardedRecord:
+    def _obtain(self, asked_at: float) -> GuardedRecord:
         """Get a record when none is idle: in a free slot, or by waiting for either."""
-        pool = self._pool
-        asked_at = pool._clock()
-        if pool._slots.reserve():
-            record, queued, ahead = self._open(asked_at), 0.0, 0
+        pool, slots = self._pool, self._pool._slots
+        if slots.taken < slots.limit and slots.reserve():
+            record = self._open(asked_at)
+            record.lease.delay = (0.0, None)
         else:
             waiter = self._waiter(asked_at)
             try:
                 given = pool._handover.wait(waiter)
             except Expired:
                 raise pool._watch.refusal(Reason.TIMEOUT, asked_at) from None
-            queued, ahead = pool._clock() - asked_at, waiter.ahead
+            delay = (pool._clock() - asked_at, waiter)
             if given is None:
                 record = self._open(asked_at)
             else:
                 record = given
                 self._make_ready(record, asked_at)
-        record.lease.delay = (queued, ahead)
+            record.lease.delay = delay
         return record
 
     def _waiter(self, asked_at: float) -> Waiter:
         """Make the waiter that is to queue, if it may."""
-        watch = self._pool._watch
+        pool, watch = self._pool, self._pool._watch
         if self._patience <= 0:
             raise watch.refusal(Reason.TIMEOUT, asked_at)
-        most, waiters = self._pool.guard.max_waiting, self._pool._slots.waiters
-        if most is not None and len(waiters.queue) >= most and len(waiters) >= most:
+        most = pool._guard.max_waiting
+        if most is not None and len(pool._slots.waiters.queue) >= most and len(pool._slots.waiters) >= most:
             raise watch.refusal(Reason.QUEUE_FULL, asked_at)
         loop = _get_running_loop()
         if loop is None:
@@ -115,12 +108,18 @@ class Supply:
 
     def _make_ready(self, record: GuardedRecord, asked_at: float) -> bool:
         """Connect a record anew, or ping it, where that is needed; return whether it was."""
+        pool, started = self._pool, record.starttime
         try:
-            if record.is_foreign():
+            if record.loop is not _get_running_loop() and record.is_foreign():
                 record.abandon()
-            if self._is_stale(record):
+            if (  # then SQLAlchemy connects anew
+                record.dbapi_connection is None
+                or pool._invalidate_time > started
+                or record._soft_invalidate_time > started
+                or (pool._is_picky and -1 < pool._recycle < time.time() - started)
+            ):
                 self.in_time(record.get_connection, asked_at)
-            elif self._pool._clock() - record.lease.idle_since > self._pool._ping_after:
+            elif pool._is_picky and pool._clock() - record.lease.idle_since > pool._ping_after:
                 self.in_time(lambda: self._ping(record), asked_at)
             else:
                 return False

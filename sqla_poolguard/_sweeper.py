@@ -35,17 +35,15 @@ class Sweeper:
 
     def wake_by(self, at: float, now: float) -> None:
         """Wake the pool in the running loop at `at` (on its clock) or before; infinity asks for nothing."""
-        if at == math.inf:
-            return
         loop = asyncio.get_running_loop()
-        set_for, timer = self._timers.get(loop, (math.inf, None))
-        if timer is None:
+        timer = self._timers.get(loop)
+        if at == math.inf or (timer is not None and timer[0] <= at):
+            return
+        if timer is not None:
+            timer[1].cancel()
+        else:
             for closed in [other for other in self._timers if other.is_closed()]:
                 del self._timers[closed]
-        elif set_for <= at:
-            return
-        else:
-            timer.cancel()
         self._timers[loop] = (at, loop.call_later(max(at - now, 0.0), self._wake, loop))
 
     def forget(self) -> None:

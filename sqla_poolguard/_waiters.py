@@ -70,7 +70,8 @@ class Waiters:
 
     def append(self, waiter: Waiter) -> None:
         """Put a waiter at the end."""
-        waiter.ahead = max(len(self.queue) - self._gone, 0)
+        ahead = len(self.queue) - self._gone
+        waiter.ahead = max(0, ahead)
         waiter.queued = True
         self.queue.append(waiter)
 
@@ -81,7 +82,9 @@ class Waiters:
                 waiter = self.queue.popleft()
             except IndexError:  # another thread took it
                 return None
-            self._out(waiter)
+            waiter.queued = False
+            if waiter.gone:
+                self._out(waiter)
             if not waiter.future.done():
                 return waiter
         return None

@@ -66,19 +66,23 @@ class Watch:
         self._timed = False
         """Whether the timer is set in it for the first lease that will be overdue."""
 
-    def granted(self, lease: Lease, asked_at: float) -> None:
+    def granted(self, lease: Lease, asked_at: float, loop: AbstractEventLoop | None) -> None:
         """Note who got a connection in the end."""
         now = self._clock()
         self.ledger.grant(lease, now, now - asked_at)
-        self.identify(lease, now, _get_running_loop())
-        if lease.delay is not None and self._observers.waited:
-            self.reporter.tell(self._observers.waited, self.reporter.wait(lease, *lease.delay))
+        queued, waiter = lease.delay or (0.0, None)
+        self.identify(lease, now, loop, waiter)
+        if lease.delay is not None and lease.waited >= self._observers.waited_from:
+            self._observers.tell_wait(self.reporter.wait(lease, queued, waiter.ahead if waiter is not None else 0))
 
-    def identify(self, lease: Lease, now: float, loop: AbstractEventLoop | None) -> None:
-        """Note on the lease who holds it, and see that somebody looks when it gets overdue."""
-        if loop is not None and (task := current_task(loop)) is not None:
-            lease.task = weakref.ref(task)
-        lease.place = self._who()
+    def identify(self, lease: Lease, now: float, loop: AbstractEventLoop | None, waiter: Waiter | None = None) -> None:
+        """Note on the lease who holds it (whoever waited knew already), and see that somebody looks when it gets overdue."""
+        if waiter is not None:
+            lease.task, lease.place = waiter.task, waiter.place
+        else:
+            if loop is not None and (task := current_task(loop)) is not None:
+                lease.task = weakref.ref(task)
+            lease.place = self._who()
         if loop is not self._home or not self._timed:
             self._set_timer(loop, now)
         if self._observers.granted:
@@ -139,9 +143,9 @@ class Watch:
 
     def waiter(self, loop: AbstractEventLoop, asked_at: float, patience: float) -> Waiter:
         """Make a waiter that knows who it is, with the timer set for its deadline."""
-        task = this_task()
         deadline = asked_at + patience
         self._sweeper.wake_by(deadline, asked_at)
+        task = current_task(loop)
         return Waiter(loop.create_future(), asked_at, deadline, weakref.ref(task) if task else None, self._who())
 
     def forget(self) -> None:

@@ -38,11 +38,12 @@ class Telemetry(Observer):
     It does not hear of an ordinary checkout: that leaves a sample in the ledger, and no more.
     """
 
-    __slots__ = ("_metrics", "_spans")
+    __slots__ = ("_metrics", "_spans", "waited_from")
 
     def __init__(self, metrics: PoolMetrics, spans: Spans) -> None:
         self._metrics = metrics
         self._spans = spans
+        self.waited_from = spans.worth_seeing
 
     def opened(self, opened: Opened) -> None:
         """Record how long it took to connect."""

@@ -39,11 +39,11 @@ class Spans:
             worth_seeing: seconds from which a wait that ended well gets a span.
         """
         self._tracer = tracer
-        self._worth_seeing = worth_seeing
+        self.worth_seeing = worth_seeing
 
     def waited(self, wait: Wait) -> None:
-        """Draw a wait that ended well, if it was long."""
-        if wait.waited < self._worth_seeing or not get_current_span().is_recording():
+        """Draw a wait that ended well."""
+        if not get_current_span().is_recording():
             return
         attributes = _attributes(wait, names.GRANTED)
         attributes[names.QUEUE_TIME] = wait.queued
