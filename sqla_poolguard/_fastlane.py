@@ -11,57 +11,27 @@ gets SQLAlchemy's own code.
 from __future__ import annotations
 
 import contextlib
-import inspect
 import logging
 import weakref
 from asyncio.events import _get_running_loop
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy.event.attr import _EmptyListener
 from sqlalchemy.pool import base
-from sqlalchemy.pool.base import _ConnectionFairy, _ConnectionRecord
+from sqlalchemy.pool.base import _ConnectionFairy
 
+from sqla_poolguard._private import LINE_2_1, changed_part
 from sqla_poolguard._record import leaked
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
-    from collections.abc import Collection
 
     from sqla_poolguard._pool import GuardedPool
     from sqla_poolguard._record import GuardedRecord
 
-__all__ = ["CLOSED_BECAUSE", "OUT", "Quiet", "check_out", "take"]
+__all__ = ["CLOSED_BECAUSE", "OUT", "check_out", "take"]
 
-_LINE_2_1: Final = hasattr(_ConnectionRecord, "needs_gc")
 _ROLLBACK: Final = base.reset_rollback
-
-_PARTS: Final[dict[str, tuple[Any, tuple[str, ...]]]] = {
-    "_ConnectionFairy._checkout": (_ConnectionFairy._checkout, ("pool", "threadconns", "fairy")),
-    "_ConnectionFairy._checkin": (_ConnectionFairy._checkin, ("self", "transaction_was_reset")),
-    "_ConnectionFairy._close_special": (_ConnectionFairy._close_special, ("self", "transaction_reset")),
-    "_EmptyListener": (_EmptyListener.__init__, ("self", "parent", "target_cls")),
-    "_ConnectionRecord._checkin_failed": (_ConnectionRecord._checkin_failed, ("self", "err", "_fairy_was_created")),
-    "_finalize_fairy": (
-        base._finalize_fairy,
-        ("dbapi_connection", "connection_record", "pool", "echo", "transaction_was_reset", "fairy", "is_gc_cleanup")
-        if _LINE_2_1
-        else ("dbapi_connection", "connection_record", "pool", "ref", "echo", "transaction_was_reset", "fairy"),
-    ),
-}
-_FAIRY_SLOTS: Final = {"dbapi_connection", "_connection_record", "_echo", "_pool", "_counter"} | (
-    {"_finalizer"} if _LINE_2_1 else set()
-)
-
-
-def changed_part() -> str | None:
-    """Name the first of SQLAlchemy's private parts that is not as this module knows it; None if all are."""
-    for name, (part, parameters) in _PARTS.items():
-        if tuple(inspect.signature(part).parameters) != parameters:
-            return name
-    if not set(getattr(_ConnectionFairy, "__slots__", ())) >= _FAIRY_SLOTS:
-        return "_ConnectionFairy.__slots__"
-    return None
-
+_DEBUG: Final = logging.DEBUG
 
 CLOSED_BECAUSE: Final = changed_part()
 """The private part because of which this lane is closed, and SQLAlchemy's own way is used; None: it is open."""
@@ -85,28 +55,6 @@ class Tether(weakref.ref["GuardedFairy"]):
     def __hash__(self) -> int:
         """Be hashable when the fairy is gone; SQLAlchemy 2.0 looks it up then."""
         return id(self)
-
-
-class Quiet:
-    """
-    Tells whether nobody listens to the events of a pool that pass here.
-
-    SQLAlchemy would have to be asked three times per checkout, and each answer costs as much as our books.
-    But it puts another object into the pool's dispatcher once somebody listens to that pool,
-    and collects those who listen to all pools in a deque that is always the same.
-    """
-
-    __slots__ = ("checkin", "checkin_anywhere", "checkout", "checkout_anywhere", "reset", "reset_anywhere")
-
-    def __init__(self, dispatch: Any) -> None:
-        self.checkout, self.checkout_anywhere = _unheard(dispatch.checkout)
-        self.checkin, self.checkin_anywhere = _unheard(dispatch.checkin)
-        self.reset, self.reset_anywhere = _unheard(dispatch.reset)
-
-
-def _unheard(listeners: Any) -> tuple[object, Collection[object]]:
-    """Give what is in the dispatcher while nobody listens to the pool (nothing is identical to a new object), and who does to all."""
-    return (listeners, listeners.parent_listeners) if isinstance(listeners, _EmptyListener) else (object(), ())
 
 
 class _NoFinalizer:
@@ -230,7 +178,7 @@ def _clean_up(tether: Tether) -> None:
         return
     leaked(record, record.dbapi_connection)
     finalize: Any = base._finalize_fairy
-    if _LINE_2_1:
+    if LINE_2_1:
         finalize(None, record, record.guarded, False, is_gc_cleanup=True)
     else:
         finalize(None, record, record.guarded, tether, False)
@@ -243,7 +191,8 @@ def take(pool: GuardedPool, now: float, loop: AbstractEventLoop | None) -> Guard
         not slots.idle
         or pool.dispatch.checkout is not quiet.checkout
         or quiet.checkout_anywhere
-        or pool.logger.isEnabledFor(logging.DEBUG)
+        or pool.logger is not quiet.logger
+        or (quiet.levels.get(_DEBUG) is not False and pool.logger.isEnabledFor(_DEBUG))
     ):
         return None
     try:
@@ -269,7 +218,7 @@ def take(pool: GuardedPool, now: float, loop: AbstractEventLoop | None) -> Guard
 def check_out(pool: GuardedPool, asked_at: float) -> _ConnectionFairy:
     """Get a connection by all means, with SQLAlchemy's ping and listeners."""
     record: Any = pool._supply.get(asked_at)
-    echo = pool.logger.isEnabledFor(logging.DEBUG)
+    echo = pool.logger.isEnabledFor(_DEBUG)
     if not (echo or pool._pre_ping or pool.dispatch.checkout):
         return _fairy(pool, record, 1)
     fairy = _fairy(pool, record, 0, echo)

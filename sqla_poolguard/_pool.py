@@ -22,6 +22,7 @@ from sqla_poolguard._logs import LogObserver
 from sqla_poolguard._naming import address_of, claim
 from sqla_poolguard._observers import Observers
 from sqla_poolguard._otel import observe
+from sqla_poolguard._quiet import Quiet
 from sqla_poolguard._record import GuardedRecord, cut_off, is_leaked, listen
 from sqla_poolguard._reporter import Reporter
 from sqla_poolguard._slots import Slots
@@ -117,7 +118,8 @@ class GuardedPool(Figures):
         self._is_picky = self._pre_ping or self._recycle > -1 or self._ping_after < math.inf
         """Whether an idle connection may not be good as it is."""
         self._fast = _fastlane.CLOSED_BECAUSE is None
-        self._quiet = _fastlane.Quiet(self.dispatch)
+        if self._fast:
+            self._quiet = Quiet(self.dispatch, self.logger)
         self._disposed = False
         self._slots = Slots(pool_size, max_overflow, use_lifo=use_lifo)
         self._handover = Handover(self._slots)

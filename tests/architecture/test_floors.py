@@ -31,6 +31,8 @@ FLOORS = {
     "_otel._names": EFFECTS,
     "_otel._spans": EFFECTS,
     "_ping": EFFECTS,
+    "_private": EFFECTS,
+    "_quiet": EFFECTS,
     "_reporter": EFFECTS,
     "_fastlane": SHELL,
     "_fork": SHELL,

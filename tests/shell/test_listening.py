@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
-from doubles.pools import at_rest, engine
+from doubles.pools import at_rest, engine, pool_of
 from sqlalchemy import event
 from sqlalchemy.pool import Pool
 
@@ -103,3 +105,36 @@ async def test_listener_added_while_a_connection_is_out(listen, name):
         heard = listen(db.sync_engine, name)
     assert heard == ([] if name == "checkout" else [name])
     at_rest(db, idle=1)
+
+
+def said(caplog):
+    """Give what SQLAlchemy's code says of a checkout, and forget it."""
+    lines = [record.getMessage() for record in caplog.records if "checked out" in record.getMessage()]
+    caplog.clear()
+    return len(lines)
+
+
+async def test_debug_log_is_turned_on_and_off(caplog):
+    """Whoever turns the pool's debug log on while it runs, reads every checkout until it is off again."""
+    db = engine()
+    logger = logging.getLogger(pool_of(db).logger.name)
+    await use(db)
+    assert said(caplog) == 0
+    for level, lines in ((logging.DEBUG, 2), (logging.INFO, 0), (logging.DEBUG, 2), (logging.NOTSET, 0)):
+        logger.setLevel(level)
+        await use(db)
+        assert said(caplog) == lines
+    with caplog.at_level(logging.DEBUG, logger="sqlalchemy"):
+        await use(db)
+        assert said(caplog) == 2
+    await use(db)
+    assert said(caplog) == 0
+    at_rest(db, idle=1)
+
+
+async def test_echo_pool(caplog):
+    """`echo_pool="debug"` makes one engine tell every checkout, and no other."""
+    loud, silent = engine(echo_pool="debug"), engine()
+    for db, lines in ((loud, 2), (silent, 0), (loud, 2)):
+        await use(db)
+        assert said(caplog) == lines
