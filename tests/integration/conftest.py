@@ -16,8 +16,9 @@ from sqla_poolguard import _fastlane, _naming
 async def land(request, tmp_path):
     """Give a driver; PostgreSQL is started only where it is wanted."""
     url = request.getfixturevalue("postgres_url") if request.param == "asyncpg" else ""
+    before = set(threading.enumerate())
     yield Land(request.param, url, tmp_path)
-    for thread in threading.enumerate():  # a terminated SQLite connection says goodbye to the loop from its own thread
+    for thread in set(threading.enumerate()) - before:  # a terminated SQLite connection says goodbye to the loop from its own thread
         if thread.name.endswith("(_connection_worker_thread)"):
             await asyncio.to_thread(thread.join, 5)
 
