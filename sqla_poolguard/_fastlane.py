@@ -204,7 +204,9 @@ def take(pool: GuardedPool, now: float, loop: AbstractEventLoop | None) -> Guard
         record.loop is not loop
         or pool._invalidate_time > started
         or record._soft_invalidate_time > started
-        or (pool._is_picky and (pool._pre_ping or pool._recycle > -1 or now - record.lease.idle_since > pool._ping_after))
+        or pool._pre_ping
+        or pool._recycle > -1
+        or now - record.lease.idle_since > pool._ping_after
     ):
         slots.put_back(record)
         return None

@@ -63,7 +63,6 @@ class GuardedPool(Figures):
         "_fast",
         "_guard",
         "_handover",
-        "_is_picky",
         "_ledger",
         "_observers",
         "_ping_after",
@@ -115,8 +114,6 @@ class GuardedPool(Figures):
         self._timeout = timeout  # type: ignore[assignment] # SQLAlchemy allows None, and says float
         self._use_lifo = use_lifo
         self._ping_after = math.inf if self._guard.ping_after is None else self._guard.ping_after
-        self._is_picky = self._pre_ping or self._recycle > -1 or self._ping_after < math.inf
-        """Whether an idle connection may not be good as it is."""
         self._fast = _fastlane.CLOSED_BECAUSE is None
         if self._fast:
             self._quiet = Quiet(self.dispatch, self.logger)

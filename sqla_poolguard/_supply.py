@@ -116,10 +116,10 @@ class Supply:
                 record.dbapi_connection is None
                 or pool._invalidate_time > started
                 or record._soft_invalidate_time > started
-                or (pool._is_picky and -1 < pool._recycle < time.time() - started)
+                or (pool._recycle > -1 and time.time() - started > pool._recycle)
             ):
                 self.in_time(record.get_connection, asked_at)
-            elif pool._is_picky and pool._clock() - record.lease.idle_since > pool._ping_after:
+            elif pool._ping_after < math.inf and pool._clock() - record.lease.idle_since > pool._ping_after:
                 self.in_time(lambda: self._ping(record), asked_at)
             else:
                 return False

@@ -244,3 +244,14 @@ async def test_recycled(land):
     assert opened_and_gone(db) == (2, 1, 0)
     at_rest(db, idle=1)
     await db.dispose()
+
+
+async def test_recycle_set_on_a_pool_in_use(db):
+    """SQLAlchemy's own tests set `_recycle` on a finished pool; it counts from then on."""
+    await (await db.connect()).close()
+    pool_of(db)._recycle = 3600
+    for record in pool_of(db)._slots.records:
+        record.starttime -= 4000
+    await (await db.connect()).close()
+    assert opened_and_gone(db) == (2, 1, 0)
+    at_rest(db, idle=1)
