@@ -18,9 +18,8 @@ async def land(request, tmp_path):
     url = request.getfixturevalue("postgres_url") if request.param == "asyncpg" else ""
     before = set(threading.enumerate())
     yield Land(request.param, url, tmp_path)
-    for thread in (
-        set(threading.enumerate()) - before
-    ):  # a terminated SQLite connection says goodbye to the loop from its own thread
+    # a terminated SQLite connection says goodbye to the loop from its own thread
+    for thread in set(threading.enumerate()) - before:
         if thread.name.endswith("(_connection_worker_thread)"):
             await asyncio.to_thread(thread.join, 5)
 
