@@ -30,8 +30,6 @@ Place = tuple[Any, ...]
 
 _STACK_DEPTH: Final = 16
 _SEARCH_DEPTH: Final = 64
-_OURS: Final = 4
-"""Calls that lie, at least, between whoever calls `GuardedPool.connect()` and the search for the site: all ours."""
 
 _INTERNAL, _LIBRARY, _APPLICATION, _BOUNDARY = range(1, 5)
 _kind_of_file: dict[str, int] = {}
@@ -68,15 +66,21 @@ def task_name(task: weakref.ref[Task[Any]] | None) -> str | None:
     return living.get_name() if living is not None else None
 
 
-def capture(mode: Capture, *, wrapped: bool = False) -> Callable[[], Place | None]:
+def capture(mode: Capture, skipped: int = 0) -> Callable[[int], Place | None]:
     """
     Choose how to remember the caller.
 
     Args:
         mode: see `Guard.capture`.
-        wrapped: whether the application has a `connect()` of its own around ours, which is not the site.
+        skipped: how many of the application's own functions stand around `GuardedPool.connect()`, and are not the site.
+
+    Returns:
+        A function that takes the number of frames to go outwards from it to reach whoever called `connect()`.
     """
-    return {"site": _any_site if wrapped else _site, "stack": _stack, "off": _nothing}[mode]
+    search = {"site": _site, "stack": _stack, "off": _nothing}[mode]
+    if not skipped:
+        return search
+    return lambda depth: search(depth + skipped + 1)
 
 
 def site_of(place: Place | None) -> Site | None:
@@ -116,7 +120,7 @@ def _kind(file: str) -> int:
     return kind
 
 
-def _site() -> Place | None:
+def _site(depth: int) -> Place | None:
     """
     Find the line of the application that checks out, on the hot path.
 
@@ -130,14 +134,11 @@ def _site() -> Place | None:
     frame = outer.f_back if outer is not None else None
     if (
         frame is None
-        or (code := frame.f_code).co_filename not in internal
-        or code is _SESSION_RUN_SYNC
+        or (code := frame.f_code) is _SESSION_RUN_SYNC
         or code is _CONNECTION_RUN_SYNC
+        or ((file := code.co_filename) not in internal and (_kind_of_file.get(file) or _kind(file)) != _INTERNAL)
     ):
-        try:
-            frame = sys._getframe(_OURS)
-        except ValueError:  # nobody else is in this greenlet
-            return _any_site()
+        frame = _here(depth + 1)
     while frame is not None:
         code = frame.f_code
         file = code.co_filename
@@ -146,31 +147,35 @@ def _site() -> Place | None:
                 return (code, frame.f_lasti)
             break
         frame = frame.f_back
-    return _any_site()
-
-
-def _any_site() -> Place | None:
-    frame, _ = _site_frame()
+    frame, _ = _site_frame(_here(depth + 1))
     return (frame.f_code, frame.f_lasti) if frame is not None else None
 
 
-def _start() -> tuple[FrameType | None, bool]:
+def _here(depth: int) -> FrameType | None:
+    """Give a frame further out in this greenlet; None when it has no more."""
+    try:
+        return sys._getframe(depth)
+    except ValueError:
+        return None
+
+
+def _start(here: FrameType | None) -> tuple[FrameType | None, bool]:
     """
     Give the frame from which to search outwards, and whether it is in the parent greenlet already.
 
     When the application runs its own synchronous function in the greenlet (`run_sync`, or `greenlet_spawn` itself),
-    that is where the search begins.
+    the search begins here.
     """
     parent = getcurrent().parent
     outer = parent.gr_frame if parent is not None else None
     if outer is None:
-        return sys._getframe(1), True
+        return here, True
     caller = outer.f_back  # `outer` is greenlet_spawn
     if caller is not None and caller.f_code not in (_SESSION_RUN_SYNC, _CONNECTION_RUN_SYNC):
         file = caller.f_code.co_filename
         if (_kind_of_file.get(file) or _kind(file)) == _INTERNAL:
             return caller, True
-    return sys._getframe(1), False
+    return here, False
 
 
 def _outer() -> FrameType | None:
@@ -178,13 +183,13 @@ def _outer() -> FrameType | None:
     return parent.gr_frame if parent is not None else None
 
 
-def _site_frame() -> tuple[FrameType | None, bool]:
+def _site_frame(here: FrameType | None) -> tuple[FrameType | None, bool]:
     """
     Find the innermost frame of the application, and tell whether it is in the parent greenlet.
 
     Without one (all code installed, say in a container), it is the innermost frame outside SQLAlchemy.
     """
-    frame, crossed = _start()
+    frame, crossed = _start(here)
     fallback: tuple[FrameType | None, bool] = (None, crossed)
     for _ in range(_SEARCH_DEPTH):
         if frame is None:
@@ -205,8 +210,8 @@ def _site_frame() -> tuple[FrameType | None, bool]:
     return fallback
 
 
-def _stack() -> Place | None:
-    frame, crossed = _site_frame()
+def _stack(depth: int) -> Place | None:
+    frame, crossed = _site_frame(_here(depth + 1))
     positions: list[Any] = []
     while len(positions) < 2 * _STACK_DEPTH:
         if frame is None:
@@ -224,5 +229,5 @@ def _stack() -> Place | None:
     return tuple(positions) or None
 
 
-def _nothing() -> None:
+def _nothing(_depth: int) -> None:
     return None

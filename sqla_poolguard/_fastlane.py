@@ -1,5 +1,5 @@
 """
-The short way out and in for a connection, over SQLAlchemy's private parts; every one of them is tested for first.
+The short way out and in for a connection, over SQLAlchemy's private parts, which are tested for first.
 
 Only two things differ from SQLAlchemy's own way, and only while nobody looks:
 what tells that a connection was dropped without being closed is one weak reference instead of two objects,
@@ -25,6 +25,7 @@ from sqla_poolguard._record import leaked
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
+    from sqla_poolguard._callsite import Place
     from sqla_poolguard._pool import GuardedPool
     from sqla_poolguard._record import GuardedRecord
 
@@ -97,8 +98,8 @@ class GuardedFairy(_ConnectionFairy):
             or record.fairy_ref is None
             or record.finalize_callback
             or self._echo
-            or dispatch.reset is not quiet.reset
-            or dispatch.checkin is not quiet.checkin
+            or (dispatch.reset is not quiet.reset and dispatch.reset)
+            or (dispatch.checkin is not quiet.checkin and dispatch.checkin)
             or quiet.reset_anywhere
             or quiet.checkin_anywhere
             or pool._reset_on_return is not _ROLLBACK
@@ -185,11 +186,11 @@ def _clean_up(tether: Tether) -> None:
 
 
 def take(pool: GuardedPool, now: float, loop: AbstractEventLoop | None) -> GuardedFairy | None:
-    """Take an idle connection that is good as it is; None when the long way is needed."""
+    """Take an idle connection that is good as it is; None when the long way is needed. Not for a pool that pings always."""
     slots, quiet = pool._slots, pool._quiet
     if (
         not slots.idle
-        or pool.dispatch.checkout is not quiet.checkout
+        or (pool.dispatch.checkout is not quiet.checkout and pool.dispatch.checkout)
         or quiet.checkout_anywhere
         or pool.logger is not quiet.logger
         or (quiet.levels.get(_DEBUG) is not False and pool.logger.isEnabledFor(_DEBUG))
@@ -199,27 +200,25 @@ def take(pool: GuardedPool, now: float, loop: AbstractEventLoop | None) -> Guard
         record = slots.take()
     except IndexError:  # another thread was faster
         return None
-    started = record.starttime
+    started, lease = record.starttime, record.lease
     if (
         record.loop is not loop
         or pool._invalidate_time > started
         or record._soft_invalidate_time > started
-        or pool._pre_ping
         or pool._recycle > -1
-        or now - record.lease.idle_since > pool._ping_after
+        or now - lease.idle_since > pool._ping_after
     ):
         slots.put_back(record)
         return None
-    fairy = _fairy(pool, record, 1)  # first: should anything go wrong from here on, it gives the connection back
-    lease = record.lease
+    fairy = _fairy(pool, record, 1)  # first: should anything go wrong from here on, the connection is found by its tether
     pool._ledger.grant_at_once(lease, now)
-    pool._watch.identify(lease, now, loop)
+    pool._watch.identify(lease, now, loop, pool._who(3))
     return fairy
 
 
-def check_out(pool: GuardedPool, asked_at: float) -> _ConnectionFairy:
+def check_out(pool: GuardedPool, asked_at: float, place: Place | None) -> _ConnectionFairy:
     """Get a connection by all means, with SQLAlchemy's ping and listeners."""
-    record: Any = pool._supply.get(asked_at)
+    record: Any = pool._supply.get(asked_at, place)
     echo = pool.logger.isEnabledFor(_DEBUG)
     if not (echo or pool._pre_ping or pool.dispatch.checkout):
         return _fairy(pool, record, 1)

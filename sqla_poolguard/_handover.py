@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import InvalidStateError
 from asyncio.events import _get_running_loop
 from typing import TYPE_CHECKING, Any, Final
 
@@ -81,6 +82,7 @@ class Handover:
         if record.dbapi_connection is None:
             self.free(record)
             return
+        # first in, then a look at who waits: who comes to wait does it the other way round, so that one sees the other
         slots.idle.append(record)
         if slots.waiters.queue or len(slots.idle) > slots.keep:
             self.settle()
@@ -137,7 +139,7 @@ class Handover:
         future = waiter.future
         loop = future.get_loop()
         if loop is _get_running_loop():
-            future.set_result(given)
+            self._deliver_here(future, given)
             return True
         try:
             loop.call_soon_threadsafe(self._deliver_here, future, given)
@@ -146,10 +148,11 @@ class Handover:
         return True
 
     def _deliver_here(self, future: Future[Any], given: Any) -> None:
-        if not future.done():
+        try:
             future.set_result(given)
-        elif given is not _EXPIRED:
-            self._take_back(given)
+        except InvalidStateError:  # it has been cancelled since: from another loop, or by asyncio's handler of ctrl-C
+            if given is not _EXPIRED:
+                self._take_back(given)
 
     def _take_back(self, given: GuardedRecord | None) -> None:
         """Hand on what was handed over in vain."""

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from sqla_poolguard._callsite import Place
     from sqla_poolguard._slots import Slots
-    from sqla_poolguard._waiters import Waiter
 
 __all__ = ["SAMPLES_KEPT", "Lease", "Ledger"]
 
@@ -47,8 +46,8 @@ class Lease:
         """Whether it was reported as held too long."""
         self.idle_since = 0.0
         """When it last ended, on the pool's clock."""
-        self.delay: tuple[float, Waiter | None] | None = None
-        """If the connection was not there at once: seconds in the queue, and who waited there."""
+        self.delay: tuple[float, int] | None = None
+        """(seconds in the queue, waiters ahead) if the connection was not there at once."""
 
 
 class Ledger:
@@ -106,23 +105,18 @@ class Ledger:
 
     def grant(self, lease: Lease, now: float, waited: float) -> None:
         """Note that a request got its connection."""
-        self._grant(lease, now, waited)
+        _begin(lease, now, waited)
         self.waiting -= 1
+        self.granted += 1
+        if len(self.samples) > SAMPLES_KEPT:  # here, not where a lease ends: the end may be the garbage collector's
+            self.spill(self.samples)
 
     def grant_at_once(self, lease: Lease, now: float) -> None:
         """Note a request and, in the same moment, that it got its connection."""
+        _begin(lease, now, 0.0)
         self.requested += 1
-        self._grant(lease, now, 0.0)
-
-    def _grant(self, lease: Lease, now: float, waited: float) -> None:
-        if lease.granted_at is not None:
-            msg = "bug: granted a lease that somebody holds"
-            raise AssertionError(msg)
         self.granted += 1
-        lease.granted_at = now
-        lease.waited = waited
-        lease.ending = None
-        if len(self.samples) > SAMPLES_KEPT:  # here, not where a lease ends: the end may be the garbage collector's
+        if len(self.samples) > SAMPLES_KEPT:
             self.spill(self.samples)
 
     def reject(self, reason: Reason) -> None:
@@ -187,3 +181,13 @@ class Ledger:
         if granted != leased + ended:
             return f"law broken: granted {granted} == leased {leased} + ended {ended}"
         return next((broken for slots in self.pools() if (broken := slots.broken_law()) is not None), None)
+
+
+def _begin(lease: Lease, now: float, waited: float) -> None:
+    """Put a connection into somebody's hands. The counters follow without a call in between: an interrupt comes with a call."""
+    if lease.granted_at is not None:
+        msg = "bug: granted a lease that somebody holds"
+        raise AssertionError(msg)
+    lease.waited = waited
+    lease.ending = None
+    lease.granted_at = now

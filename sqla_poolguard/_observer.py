@@ -23,7 +23,11 @@ class Observer:
     __slots__ = ()
 
     waited_from: float = 0.0
-    """Seconds from which a wait is told to `waited`; shorter ones cost nothing. 0 tells all, a connect without any queue included."""
+    """
+    Seconds from which a wait is told to `waited`; shorter ones cost nothing. 0 tells all, a connect without any queue included.
+
+    It is read once, when the engine is made.
+    """
 
     def granted(self, holder: Holder) -> None:
         """A checkout got its connection."""

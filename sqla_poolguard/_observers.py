@@ -22,14 +22,27 @@ _log: Final = logging.getLogger("sqla_poolguard")
 class Observers:
     """The observers of one pool, by what they want to hear of."""
 
-    __slots__ = ("_failed", "ended", "granted", "leaked", "opened", "overdue", "rejected", "returned", "waited", "waited_from")
+    __slots__ = (
+        "_failed",
+        "_waits",
+        "ended",
+        "granted",
+        "leaked",
+        "opened",
+        "overdue",
+        "rejected",
+        "returned",
+        "waited",
+        "waited_from",
+    )
 
     def __init__(self, observers: Iterable[Observer]) -> None:
         everyone = tuple(observers)
         self.granted = _bound(everyone, "granted")
         self.ended = _bound(everyone, "ended")
         self.waited = _bound(everyone, "waited")
-        self.waited_from = min((_waited_from(listener) for listener in self.waited), default=math.inf)
+        self._waits = tuple((_threshold(observer), method) for observer in everyone for method in _bound((observer,), "waited"))
+        self.waited_from = min((threshold for threshold, _ in self._waits), default=math.inf)
         """Seconds from which at least one of them wants to hear of a wait."""
         self.rejected = _bound(everyone, "rejected")
         self.opened = _bound(everyone, "opened")
@@ -40,7 +53,7 @@ class Observers:
 
     def tell_wait(self, wait: Wait) -> None:
         """Tell a wait to those for whom it is long enough."""
-        self.tell(tuple(listener for listener in self.waited if wait.waited >= _waited_from(listener)), wait)
+        self.tell(tuple(method for threshold, method in self._waits if wait.waited >= threshold), wait)
 
     def tell(self, listeners: tuple[Callable[[Any], None], ...], fact: object) -> None:
         """Tell a fact to some of the observers; an observer that fails is logged once with its traceback."""
@@ -53,9 +66,13 @@ class Observers:
                     _log.exception("observer %r failed; its further failures are not logged", listener)
 
 
-def _waited_from(listener: Callable[[Any], None]) -> float:
-    """Read the threshold of the observer that a method belongs to; whoever gives none wants to hear of all."""
-    return getattr(getattr(listener, "__self__", None), "waited_from", 0.0)
+def _threshold(observer: Observer) -> float:
+    """Read from how many seconds on an observer wants to hear of a wait; one that does not say wants to hear of all."""
+    seconds = getattr(observer, "waited_from", 0.0)
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds >= 0:
+        msg = f"waited_from of observer {observer!r} must be a number of seconds, 0 or more; got {seconds!r}"
+        raise ValueError(msg)
+    return float(seconds)
 
 
 def _bound(observers: tuple[Observer, ...], event: str) -> tuple[Callable[[Any], None], ...]:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
+    from sqla_poolguard._callsite import Place
     from sqla_poolguard._facts import PoolSnapshot
     from sqla_poolguard._ledger import Lease
     from sqla_poolguard._observer import Observer
@@ -67,10 +68,12 @@ class GuardedPool(Figures):
         "_observers",
         "_ping_after",
         "_quiet",
+        "_short",
         "_slots",
         "_supply",
         "_use_lifo",
         "_watch",
+        "_who",
     )
 
     # SQLAlchemy names loggers after the class; outside of its own namespace an application
@@ -115,6 +118,7 @@ class GuardedPool(Figures):
         self._use_lifo = use_lifo
         self._ping_after = math.inf if self._guard.ping_after is None else self._guard.ping_after
         self._fast = _fastlane.CLOSED_BECAUSE is None
+        self._short = self._fast and not self._pre_ping
         if self._fast:
             self._quiet = Quiet(self.dispatch, self.logger)
         self._disposed = False
@@ -127,8 +131,9 @@ class GuardedPool(Figures):
             reporter = _predecessor._watch.reporter
         self._ledger, self._observers = reporter.ledger, reporter.observers
         self._ledger.open_pool(self._slots)
-        who = capture(self._guard.capture, wrapped=type(self).connect is not GuardedPool.connect)
-        self._watch: Watch = Watch(self._guard, self._slots, self._handover, reporter, self._clock, who)
+        below = type(self).__mro__[: type(self).__mro__.index(GuardedPool)]
+        self._who = capture(self._guard.capture, sum("connect" in vars(cls) for cls in below))
+        self._watch: Watch = Watch(self._guard, self._slots, self._handover, reporter, self._clock)
         self._supply: Supply = Supply(self)
         guard_against_fork(self)
 
@@ -183,26 +188,27 @@ class GuardedPool(Figures):
         """
         asked_at = self._clock()
         loop = _get_running_loop()
-        fairy: Any = _fastlane.take(self, asked_at, loop) if self._fast else None
+        fairy: Any = _fastlane.take(self, asked_at, loop) if self._short else None
         if fairy is not None:
             return fairy  # type: ignore[no-any-return]
+        place = self._who(2)  # now: after a cancellation the frames that await are not linked any more
         self._ledger.ask()
         try:
             if self._pre_ping:
-                fairy = self._supply.in_time(lambda: self._check_out(asked_at), asked_at)
+                fairy = self._supply.in_time(lambda: self._check_out(asked_at, place), asked_at)
             else:
-                fairy = self._check_out(asked_at)
+                fairy = self._check_out(asked_at, place)
         except BaseException as error:
-            self._watch.refused(error, asked_at)
+            self._watch.refused(error, asked_at, place)
             raise
         lease: Lease = fairy._connection_record.lease
         if self._pre_ping and lease.delay is None:
-            lease.delay = (0.0, None)  # it was there at once, but its answer had to be waited for
-        self._watch.granted(lease, asked_at, loop)
+            lease.delay = (0.0, 0)  # it was there at once, but its answer had to be waited for
+        self._watch.granted(lease, asked_at, loop, place)
         return fairy  # type: ignore[no-any-return]
 
-    def _check_out(self, asked_at: float) -> Any:
-        return _fastlane.check_out(self, asked_at) if self._fast else super().connect()
+    def _check_out(self, asked_at: float, place: Place | None) -> Any:
+        return _fastlane.check_out(self, asked_at, place) if self._fast else super().connect()
 
     def _do_get(self) -> ConnectionPoolEntry:
         return self._supply.get(self._clock())
@@ -229,7 +235,7 @@ class GuardedPool(Figures):
             slots = self._slots
             if record.dbapi_connection is None:
                 self._handover.free(record)
-            else:  # first in, then a look at who waits: who comes to wait does it the other way round, so one sees the other
+            else:  # as `Handover.give_back`, without the call
                 slots.idle.append(record)
                 if slots.waiters.queue or len(slots.idle) > slots.keep:
                     self._handover.settle()

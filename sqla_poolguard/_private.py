@@ -6,8 +6,9 @@ import inspect
 import operator
 from typing import TYPE_CHECKING, Any, Final
 
+from sqlalchemy import event
 from sqlalchemy.event import attr
-from sqlalchemy.pool import base
+from sqlalchemy.pool import NullPool, base
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -41,6 +42,9 @@ _SLOTS: Final[dict[str, tuple[ModuleType, set[str]]]] = {
 }
 """Attributes of classes that must be among their slots."""
 
+_OF_A_POOL: Final = ("_invalidate_time", "_recycle", "_pre_ping", "_reset_on_return", "_dialect", "dispatch", "logger")
+_OF_A_RECORD: Final = ("_soft_invalidate_time", "starttime", "fairy_ref", "finalize_callback", "dbapi_connection")
+
 
 def changed_part() -> str | None:
     """Name the first of SQLAlchemy's private parts that is not as this module knows it; None if all are."""
@@ -51,6 +55,31 @@ def changed_part() -> str | None:
     for name, (module, slots) in _SLOTS.items():
         if not slots <= set(_find(module, name) or ()):
             return name
+    return _odd_behaviour()
+
+
+def _odd_behaviour() -> str | None:
+    """Try what cannot be read off a signature, on a pool that connects to nothing; name what is not as expected."""
+
+    class Probe(NullPool):
+        pass
+
+    def ignore(*_: object) -> None:
+        pass
+
+    pool = Probe(ignore)
+    record = base._ConnectionRecord(pool, connect=False)
+    for owner, attributes in ((pool, _OF_A_POOL), (record, _OF_A_RECORD)):
+        for attribute in attributes:
+            if not hasattr(owner, attribute):
+                return f"{'Pool' if owner is pool else '_ConnectionRecord'}.{attribute}"
+    silent: Any = pool.dispatch.checkout
+    event.listen(Probe, "checkout", ignore)
+    if not silent.parent_listeners:
+        return "the listeners of a class of pools"
+    event.listen(pool, "checkout", ignore)
+    if pool.dispatch.checkout is silent:
+        return "the listeners of a pool"
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.event import attr
@@ -29,8 +30,13 @@ class Quiet:
         self.checkin, self.checkin_anywhere = _unheard(dispatch.checkin)
         self.reset, self.reset_anywhere = _unheard(dispatch.reset)
         self.logger = logger
-        self.levels: Mapping[int, bool] = getattr(logger, "_cache", {})
-        """Whether each level is enabled, as far as it was asked; empty for a logger that does not remember."""
+        self.levels: Mapping[int, bool] = getattr(logger, "_cache", {}) if _answers_as_usual(logger) else {}
+        """Whether each level is enabled, as far as it was asked; empty for a logger that has to be asked each time."""
+
+
+def _answers_as_usual(logger: Any) -> bool:
+    """Tell whether a logger decides as `logging` does; an application's own may decide by request, say."""
+    return getattr(type(logger), "isEnabledFor", None) is logging.Logger.isEnabledFor and "isEnabledFor" not in vars(logger)
 
 
 def _unheard(listeners: Any) -> tuple[object, Collection[object]]:

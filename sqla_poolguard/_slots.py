@@ -180,7 +180,7 @@ class Slots(Generic[R]):
         self._abandoned.update(abandoned)
         self.records.clear()
         self.idle.clear()
-        self.waiters.queue.clear()
+        self.waiters = Waiters()
         self.taken = 0
         return abandoned
 

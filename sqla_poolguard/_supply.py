@@ -18,6 +18,7 @@ from sqla_poolguard.errors import CheckoutError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sqla_poolguard._callsite import Place
     from sqla_poolguard._pool import GuardedPool
     from sqla_poolguard._record import GuardedRecord
     from sqla_poolguard._waiters import Waiter
@@ -36,12 +37,13 @@ class Supply:
         self._pool = pool
         self._patience = math.inf if pool._timeout is None else pool._timeout
 
-    def get(self, asked_at: float) -> GuardedRecord:
+    def get(self, asked_at: float, place: Place | None = None) -> GuardedRecord:
         """
         Get a record whose connection is good.
 
         Args:
             asked_at: when the caller asked, on the pool's clock.
+            place: who asks; default: found out when it has to wait.
 
         Raises:
             CheckoutTimeout: none in time.
@@ -49,9 +51,9 @@ class Supply:
         """
         record = self._idle() if self._pool._slots.idle else None
         if record is None:
-            return self._obtain(asked_at)
+            return self._obtain(asked_at, place)
         if self._make_ready(record, asked_at):
-            record.lease.delay = (0.0, None)
+            record.lease.delay = (0.0, 0)
         return record
 
     def _idle(self) -> GuardedRecord | None:
@@ -60,19 +62,19 @@ class Supply:
         except IndexError:  # another thread was faster; ends here, so that no error of the database has it as its context
             return None
 
-    def _obtain(self, asked_at: float) -> GuardedRecord:
+    def _obtain(self, asked_at: float, place: Place | None) -> GuardedRecord:
         """Get a record when none is idle: in a free slot, or by waiting for either."""
         pool, slots = self._pool, self._pool._slots
         if slots.taken < slots.limit and slots.reserve():
             record = self._open(asked_at)
-            record.lease.delay = (0.0, None)
+            record.lease.delay = (0.0, 0)
         else:
-            waiter = self._waiter(asked_at)
+            waiter = self._waiter(asked_at, place)
             try:
                 given = pool._handover.wait(waiter)
             except Expired:
                 raise pool._watch.refusal(Reason.TIMEOUT, asked_at) from None
-            delay = (pool._clock() - asked_at, waiter)
+            delay = (pool._clock() - asked_at, waiter.ahead)
             if given is None:
                 record = self._open(asked_at)
             else:
@@ -81,7 +83,7 @@ class Supply:
             record.lease.delay = delay
         return record
 
-    def _waiter(self, asked_at: float) -> Waiter:
+    def _waiter(self, asked_at: float, place: Place | None) -> Waiter:
         """Make the waiter that is to queue, if it may."""
         pool, watch = self._pool, self._pool._watch
         if self._patience <= 0:
@@ -93,7 +95,7 @@ class Supply:
         if loop is None:
             msg = "the pool is exhausted, and no event loop is running in which to wait for a connection"
             raise sqlalchemy.exc.MissingGreenlet(msg)
-        return watch.waiter(loop, asked_at, self._patience)
+        return watch.waiter(loop, asked_at, self._patience, place or pool._who(1))
 
     def _open(self, asked_at: float) -> GuardedRecord:
         """Open a connection in the slot that was reserved; a slot that stays empty is handed on as such."""

@@ -128,8 +128,8 @@ class Waiters:
         """Take out every live waiter whose deadline has passed, the oldest first."""
         out = []
         while (waiter := self.first()) is not None and waiter.deadline <= now:
-            self._remove(waiter)
-            out.append(waiter)
+            if self._remove(waiter):
+                out.append(waiter)
         return out
 
     def next_deadline(self) -> float:
@@ -137,9 +137,14 @@ class Waiters:
         waiter = self.first()
         return math.inf if waiter is None else waiter.deadline
 
-    def _remove(self, waiter: Waiter) -> None:
-        self.queue.remove(waiter)
+    def _remove(self, waiter: Waiter) -> bool:
+        """Take a waiter out; False if the garbage collector, or another thread, has just handed it something."""
+        try:
+            self.queue.remove(waiter)
+        except ValueError:
+            return False
         self._out(waiter)
+        return True
 
     def _out(self, waiter: Waiter) -> None:
         waiter.queued = False

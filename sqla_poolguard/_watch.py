@@ -40,13 +40,7 @@ class Watch:
     """The eyes of one pool, and its one timer."""
 
     def __init__(
-        self,
-        guard: Guard,
-        slots: Slots[GuardedRecord],
-        handover: Handover,
-        reporter: Reporter,
-        clock: Callable[[], float],
-        who: Callable[[], Place | None],
+        self, guard: Guard, slots: Slots[GuardedRecord], handover: Handover, reporter: Reporter, clock: Callable[[], float]
     ) -> None:
         self.reporter = reporter
         self.ledger = reporter.ledger
@@ -54,7 +48,6 @@ class Watch:
         self._slots = slots
         self._handover = handover
         self._clock = clock
-        self._who = who
         self._hold_warning = math.inf if guard.hold_warning is None else guard.hold_warning
         self._linger = guard.overflow_linger
         self._trim_at = math.inf
@@ -66,23 +59,19 @@ class Watch:
         self._timed = False
         """Whether the timer is set in it for the first lease that will be overdue."""
 
-    def granted(self, lease: Lease, asked_at: float, loop: AbstractEventLoop | None) -> None:
+    def granted(self, lease: Lease, asked_at: float, loop: AbstractEventLoop | None, place: Place | None) -> None:
         """Note who got a connection in the end."""
         now = self._clock()
         self.ledger.grant(lease, now, now - asked_at)
-        queued, waiter = lease.delay or (0.0, None)
-        self.identify(lease, now, loop, waiter)
+        self.identify(lease, now, loop, place)
         if lease.delay is not None and lease.waited >= self._observers.waited_from:
-            self._observers.tell_wait(self.reporter.wait(lease, queued, waiter.ahead if waiter is not None else 0))
+            self._observers.tell_wait(self.reporter.wait(lease, *lease.delay))
 
-    def identify(self, lease: Lease, now: float, loop: AbstractEventLoop | None, waiter: Waiter | None = None) -> None:
-        """Note on the lease who holds it (whoever waited knew already), and see that somebody looks when it gets overdue."""
-        if waiter is not None:
-            lease.task, lease.place = waiter.task, waiter.place
-        else:
-            if loop is not None and (task := current_task(loop)) is not None:
-                lease.task = weakref.ref(task)
-            lease.place = self._who()
+    def identify(self, lease: Lease, now: float, loop: AbstractEventLoop | None, place: Place | None) -> None:
+        """Note on the lease who holds it, and see that somebody looks when it gets overdue."""
+        if loop is not None and (task := current_task(loop)) is not None:
+            lease.task = weakref.ref(task)
+        lease.place = place
         if loop is not self._home or not self._timed:
             self._set_timer(loop, now)
         if self._observers.granted:
@@ -115,20 +104,18 @@ class Watch:
         else:
             self.reporter.tell(observers.returned + observers.ended if lease.overdue else observers.ended, checkout)
 
-    def refused(self, error: BaseException, asked_at: float) -> None:
+    def refused(self, error: BaseException, asked_at: float, place: Place | None) -> None:
         """Note that a request failed, and why."""
         if isinstance(error, CheckoutError):
             reason = Reason(error.reason)
         else:
             reason = Reason.CONNECT_FAILED if isinstance(error, Exception) else Reason.CANCELLED
         self.ledger.reject(reason)
-        if self._observers.rejected:
-            self._tell_refused(reason, self._clock() - asked_at, error)
-
-    def _tell_refused(self, reason: Reason, waited: float, error: BaseException) -> None:
-        task = this_task()
-        name = task.get_name() if task is not None else None
-        self.reporter.tell(self._observers.rejected, self.reporter.rejection(reason, waited, self._who(), name, error))
+        listeners = self._observers.rejected
+        if listeners:
+            task = this_task()
+            name = task.get_name() if task is not None else None
+            self.reporter.tell(listeners, self.reporter.rejection(reason, self._clock() - asked_at, place, name, error))
 
     def refusal(self, reason: Reason, asked_at: float) -> CheckoutError:
         """Make the error for a request that gets no connection."""
@@ -141,12 +128,12 @@ class Watch:
         if self._observers.opened:
             self.reporter.tell(self._observers.opened, Opened(self.reporter.name, seconds))
 
-    def waiter(self, loop: AbstractEventLoop, asked_at: float, patience: float) -> Waiter:
+    def waiter(self, loop: AbstractEventLoop, asked_at: float, patience: float, place: Place | None) -> Waiter:
         """Make a waiter that knows who it is, with the timer set for its deadline."""
         deadline = asked_at + patience
         self._sweeper.wake_by(deadline, asked_at)
         task = current_task(loop)
-        return Waiter(loop.create_future(), asked_at, deadline, weakref.ref(task) if task else None, self._who())
+        return Waiter(loop.create_future(), asked_at, deadline, weakref.ref(task) if task else None, place)
 
     def forget(self) -> None:
         """Begin anew, in a forked child: books, timers and what was still to be told are the parent's."""

@@ -69,20 +69,22 @@ class _Guardian:
 
     def __init__(self) -> None:
         base = "/tmp" if len(os.fsencode(tempfile.gettempdir())) > 60 else None  # noqa: S108, PLR2004  socket paths end at 103
-        self.root = Path(base or tempfile.gettempdir(), f"poolguard-pg-{secrets.token_hex(4)}")
+        self.root = Path(base or tempfile.gettempdir(), f"poolguard-pg-{secrets.token_hex(4)}").absolute()
         self.process: Popen[bytes] | None = None
+        reader, writer = os.pipe()
+        self._pipe = open(writer, "wb", buffering=0)  # noqa: SIM115 - ours, not the shell's: it closes if an interrupt ends us here
         guard = ("/bin/sh", "-c", _GUARD, "sh", self.root)
-        # in a session of its own: a ctrl-C in the terminal is for this process alone, which then ends the others
-        self._shell = Popen(guard, bufsize=0, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, cwd="/", start_new_session=True)  # noqa: S603
-        self._pipe, answer = cast("tuple[IO[bytes], IO[bytes]]", (self._shell.stdin, self._shell.stdout))
-        try:
-            with answer:
+        try:  # in a session of its own: a ctrl-C in the terminal is for this process alone, which then ends the others
+            with open(reader, "rb") as end:
+                self._shell = Popen(guard, stdin=end, stdout=PIPE, stderr=DEVNULL, cwd="/", start_new_session=True)  # noqa: S603
+            with cast("IO[bytes]", self._shell.stdout) as answer:
                 said = answer.read().decode(errors="replace").strip()
             if said != "made":
                 raise OSError(said)  # noqa: TRY301 - it cleans up like any other end
         except BaseException:
             self._pipe.close()
-            self._shell.wait()
+            if hasattr(self, "_shell"):
+                self._shell.wait()
             raise
 
     def launch(self, *command: str | Path) -> Popen[bytes]:

@@ -96,7 +96,7 @@ class Metrics:
 
     def _thin_out(self) -> None:
         """
-        Keep what collected engines left behind within bounds, the newest of it.
+        Keep what collected engines left behind within bounds, the newest of it, give or take a batch.
 
         Without an SDK nobody ever asks for it, and an application may make and drop engines all day.
         """

@@ -36,7 +36,7 @@ class Spans:
 
         Args:
             tracer: makes the spans.
-            worth_seeing: seconds from which a wait that ended well gets a span.
+            worth_seeing: seconds from which a wait that ended well is to be told.
         """
         self._tracer = tracer
         self.worth_seeing = worth_seeing

@@ -7,10 +7,12 @@ import contextlib
 import functools
 import inspect
 
-from doubles.driver import greenlet_spawn
+import pytest
+from doubles.driver import FakeDriver, Gate, greenlet_spawn
 from doubles.pools import Recorder, TimedPool, engine, pool_of
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
+from sqlalchemy.orm import Session
 
 from sqla_poolguard import CheckoutTimeout, Guard
 from sqla_poolguard._facts import shorten
@@ -299,3 +301,74 @@ async def test_connect_of_a_subclass_is_not_the_site():
         connection = await db.connect()
         assert seen(db) == (line, "test_connect_of_a_subclass_is_not_the_site")
         await connection.close()
+
+
+@pytest.mark.parametrize("refused", ["cancelled waiter", "cancelled connect", "slow connect", "slow ping", "in vain"])
+async def test_refused_request(refused):
+    """Who got nothing is named by the line that asked, though a cancellation unlinks the frames that await."""
+    recorder, driver = Recorder(), FakeDriver()
+    options = {"pool_size": 1, "max_overflow": 0, "pool_timeout": 5, "guard": Guard(observers=(recorder,))}
+    db = engine(driver, pool_pre_ping=refused == "slow ping", **options)
+    lines = []
+
+    async def repository():
+        lines.append(here(+1))
+        await db.connect()
+
+    async def service():
+        await repository()
+
+    connection = await db.connect()
+    if "connect" in refused:
+        driver.connect = Gate.NEVER
+    if refused == "slow ping":
+        await connection.close()
+        driver.ping = Gate.NEVER
+    elif "connect" in refused:
+        await connection.invalidate()
+        await connection.close()
+    for ask in (repository,) if refused == "slow ping" else (service, repository):
+        task = asyncio.create_task(ask())
+        await asyncio.sleep(0.1)
+        if "cancelled" in refused:
+            task.cancel()
+        await asyncio.wait([task])
+    sites = [(fact.site.line, fact.site.function.rpartition(".")[2]) for fact in recorder.of("rejected")]
+    assert sites == [(line, "repository") for line in lines]
+    await connection.close()
+
+
+async def test_session_of_the_applications_own_class():
+    """A synchronous session class of the application, run by SQLAlchemy, is nobody who asked, whatever ran before."""
+
+    class Own(Session):
+        def execute(self, *args, **kw):
+            return super().execute(*args, **kw)
+
+    db = engine()
+    for _ in range(2):
+        async with AsyncSession(db, sync_session_class=Own) as session:
+            line = here(+1)
+            await session.execute(text("SELECT 1"))
+            assert seen(db) == (line, "test_session_of_the_applications_own_class")
+        async with AsyncSession(db) as session:
+            await session.run_sync(lambda session: session.execute(text("SELECT 1")))
+
+
+async def test_connect_of_a_subclass_is_not_the_site_in_run_sync_either():
+    """The application's pool class is passed over where the search begins in its own synchronous function, too."""
+
+    class Wrapped(TimedPool):
+        def connect(self):
+            return super().connect()
+
+    pool, lines = pool_of(engine(pool=Wrapped)), []
+
+    def work():
+        lines.append(here(+1))
+        return pool.connect()
+
+    connection = await greenlet_spawn(work)
+    (holder,) = pool.snapshot().holders
+    assert holder.site.line == lines[0]
+    await greenlet_spawn(connection.close)

@@ -8,9 +8,10 @@ import threading
 
 import pytest
 from doubles.driver import FakeDriver, Gate, greenlet_spawn
-from doubles.pools import at_rest, ended, engine, pool_of, queue_up
+from doubles.pools import at_rest, ended, engine, pool_of, queue_up, rejected
 from doubles.virtual import elapsed, turns
 
+from sqla_poolguard import CheckoutTimeout
 from sqla_poolguard._handover import Handover
 from sqla_poolguard._waiters import Waiters
 
@@ -41,28 +42,45 @@ async def test_garbage_collector_in_another_thread_wakes_a_waiter():
     at_rest(db, idle=1)
 
 
-@pytest.mark.parametrize("looking", ["expired", "next_deadline"])
-async def test_slot_that_is_freed_while_the_queue_is_being_looked_at(monkeypatch, looking):
-    """A slot freed (by another thread, by the garbage collector) while the sweep has a waiter in its hand still wakes it."""
-    db = engine(pool_size=1, max_overflow=0, pool_timeout=30)
+async def test_slot_that_is_freed_while_waiters_are_turned_away(monkeypatch):
+    """A slot freed (by another thread, by the collector) while the sweep takes out its second waiter serves it; the first is told."""
+    db = engine(pool_size=1, max_overflow=0, pool_timeout=5)
     held = await db.connect()
-    order = []
-    tasks = await queue_up(db, order, "waiting")
-    await asyncio.sleep(1)
-    put_back, times = Waiters.put_back, iter(["expired", "next_deadline"])
+    order, seen = [], []
+    tasks = await queue_up(db, order, "first", "second")
+    remove = Waiters._remove
 
     def interrupted(waiters, waiter):
-        if next(times, None) == looking:
+        seen.append(waiter)
+        if len(seen) == 2:
             held.sync_connection.close()
-        put_back(waiters, waiter)
+        return remove(waiters, waiter)
 
-    monkeypatch.setattr(Waiters, "put_back", interrupted)
-    pool_of(db)._watch._sweep()
-    if not held.sync_connection.closed:
-        await held.close()
-    await asyncio.gather(*tasks)
-    assert order == ["waiting"]
-    assert elapsed() == 1.0
+    monkeypatch.setattr(Waiters, "_remove", interrupted)
+    first, second = await asyncio.gather(*tasks, return_exceptions=True)
+    assert (type(first), second, order) == (CheckoutTimeout, None, ["second"])
+    assert elapsed() == 5.0
+    assert rejected(db) == {"timeout": 1}
+    at_rest(db, idle=1)
+
+
+async def test_waiter_that_is_cancelled_while_it_is_served(monkeypatch):
+    """Asyncio's handler of ctrl-C cancels at any instruction: what was just to be handed over goes to the next, or back."""
+    db = engine(pool_size=1, max_overflow=0, pool_timeout=5)
+    held = await db.connect()
+    order = []
+    first, second = await queue_up(db, order, "first", "second")
+    deliver = Handover._deliver
+
+    def interrupted(handover, waiter, given):
+        first.cancel()
+        return deliver(handover, waiter, given)
+
+    monkeypatch.setattr(Handover, "_deliver", interrupted)
+    await held.close()
+    await second
+    assert first.cancelled()
+    assert order == ["second"]
     at_rest(db, idle=1)
 
 

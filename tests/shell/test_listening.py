@@ -9,6 +9,8 @@ from doubles.pools import at_rest, engine, pool_of
 from sqlalchemy import event
 from sqlalchemy.pool import Pool
 
+from sqla_poolguard import _fastlane
+
 EVENTS = ("checkout", "checkin", "reset")
 
 
@@ -138,3 +140,51 @@ async def test_echo_pool(caplog):
     for db, lines in ((loud, 2), (silent, 0), (loud, 2)):
         await use(db)
         assert said(caplog) == lines
+
+
+async def test_logger_that_decides_by_itself(monkeypatch, caplog):
+    """An application's own logger class may decide from one call to the next; it is asked each time."""
+    answers = []
+
+    class Fickle(logging.Logger):
+        def isEnabledFor(self, level):  # noqa: N802 - as in logging
+            return answers.pop(0) if level == logging.DEBUG and answers else super().isEnabledFor(level)
+
+    monkeypatch.setattr(logging, "getLogger", lambda name=None: fickle if name and "GuardedPool" in name else logging.root)
+    fickle = Fickle("fickle", logging.INFO)
+    fickle.addHandler(caplog.handler)
+    db = engine()
+    assert pool_of(db).logger is fickle
+    await use(db, 1)
+    assert said(caplog) == 0
+    answers[:] = [True] * 3
+    await use(db, 1)
+    assert said(caplog) == 1
+
+
+@pytest.mark.parametrize("name", EVENTS)
+async def test_short_way_is_open_again_after_the_last_listener(listen, name, lane, monkeypatch):
+    """A listener that has gone costs nothing any more, in this pool and in the one that takes its place."""
+    db = engine()
+    short = []
+    take = _fastlane.take
+
+    def watched(*args):
+        fairy = take(*args)
+        short.append(fairy is not None)
+        return fairy
+
+    monkeypatch.setattr(_fastlane, "take", watched)
+    await use(db)
+
+    def listener(*_):
+        pass
+
+    event.listen(db.sync_engine, name, listener)
+    event.remove(db.sync_engine, name, listener)
+    short.clear()
+    await use(db)
+    assert short == ([True, True] if lane == "fast" else [])
+    await db.dispose()
+    await use(db)
+    assert short == ([True, True, False, True] if lane == "fast" else [])

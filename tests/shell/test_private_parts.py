@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import operator
+import types
 
 import pytest
 from doubles.pools import at_rest, ended, engine
+from sqlalchemy import event
 from sqlalchemy.event import attr
 from sqlalchemy.pool import base
 
@@ -43,6 +45,35 @@ def test_changed_slots_are_named(part, monkeypatch):
     owner, name = owner_of(part)
     monkeypatch.setattr(owner, name, ("something_new",))
     assert _private.changed_part() == part
+
+
+@pytest.mark.parametrize("attribute", ["starttime", "_soft_invalidate_time"])
+def test_missing_attribute_is_named(monkeypatch, attribute):
+    """An attribute that a record has no more is named."""
+    monkeypatch.delattr(base._ConnectionRecord, "_soft_invalidate_time")
+    init = base._ConnectionRecord.__init__
+
+    def changed(self, pool, **options):
+        init(self, pool, **options)
+        vars(self).pop(attribute, None)
+        if attribute != "_soft_invalidate_time":
+            self._soft_invalidate_time = 0
+
+    monkeypatch.setattr(base._ConnectionRecord, "__init__", changed)
+    monkeypatch.delattr(base._ConnectionRecord, attribute, raising=False)
+    assert _private.changed_part() == f"_ConnectionRecord.{attribute}"
+
+
+@pytest.mark.parametrize("whose", ["a class of pools", "a pool"])
+def test_listeners_that_arrive_elsewhere_are_noticed(monkeypatch, whose):
+    """If listeners are kept where nobody looks for them, the lane is closed: silence could not be told any more."""
+
+    def listen(target, name, function):
+        if isinstance(target, type) != (whose == "a class of pools"):
+            event.listen(target, name, function)
+
+    monkeypatch.setattr(_private, "event", types.SimpleNamespace(listen=listen))
+    assert _private.changed_part() == f"the listeners of {whose}"
 
 
 def test_missing_class_is_named(monkeypatch):

@@ -157,3 +157,26 @@ def test_repr_shows_the_totals(books):
     ledger.ask()
     ledger.reject(Reason.TIMEOUT)
     assert repr(ledger) == "<Ledger requested 1 = waiting 0 + granted 0 + rejected 1; ended 0>"
+
+
+@pytest.mark.parametrize("waited", [True, False])
+def test_laws_hold_while_a_sample_is_spilled(books, waited):
+    """What takes a sample is an exporter's code: when it looks, or raises what is no Exception, the books are in order."""
+    ledger, _, record = books
+    ledger.samples.extend([(0.0, 0.0)] * (SAMPLES_KEPT + 1))
+    looked = []
+
+    def spill(samples):
+        samples.clear()
+        ledger.check()
+        looked.append(True)
+        raise KeyboardInterrupt
+
+    ledger.spill = spill
+    if waited:
+        ledger.ask()
+    with pytest.raises(KeyboardInterrupt):
+        ledger.grant(record.lease, 1.0, 0.5) if waited else ledger.grant_at_once(record.lease, 1.0)
+    assert looked
+    ledger.check()
+    assert ledger.waiting == 0

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from sqla_poolguard import Observer
+from sqla_poolguard._facts import Wait
 from sqla_poolguard._observers import Observers
 
 EVENTS = ("granted", "ended", "waited", "rejected", "opened", "overdue", "returned", "leaked")
@@ -80,3 +83,33 @@ def test_told_in_order_and_past_a_failure(caplog):
     assert (record.name, record.levelname) == ("sqla_poolguard", "ERROR")
     assert record.exc_info[0] is ZeroDivisionError
     assert "further failures are not logged" in record.message
+
+
+def test_wait_is_told_to_those_for_whom_it_is_long_enough():
+    """Each observer's threshold is its own, however its method was put there."""
+    told = []
+
+    class Patient(Observer):
+        waited_from = 10
+
+        @staticmethod
+        def waited(wait):
+            told.append(("patient", wait.waited))
+
+    keen = Deaf()
+    keen.waited = lambda wait: told.append(("keen", wait.waited))
+    observers = Observers((Patient(), keen, Deaf()))
+    assert observers.waited_from == 0
+    for seconds in (0.0, 9.9, 10.0):
+        observers.tell_wait(Wait("pool", None, None, seconds, 0.0, 0))
+    assert told == [("keen", 0.0), ("keen", 9.9), ("patient", 10.0), ("keen", 10.0)]
+    assert Observers((Patient(),)).waited_from == 10
+    assert Observers(()).waited_from == math.inf
+
+
+@pytest.mark.parametrize("seconds", [None, "1", -1, math.nan, True])
+def test_threshold_that_is_no_number_of_seconds(seconds):
+    """It is refused when the engine is made, not at a checkout."""
+    observer = type("Wrong", (Observer,), {"waited_from": seconds, "waited": lambda self, wait: None})()
+    with pytest.raises(ValueError, match=r"waited_from of observer .*Wrong.* must be a number of seconds, 0 or more; got"):
+        Observers((observer,))

@@ -162,3 +162,19 @@ def test_check_accepts_a_busy_slot():
     slots.reserve()
     assert slots.broken_law() is None
     assert repr(slots) == "<Slots 1 of 1 taken: 0 idle, 0 waiting>"
+
+
+def test_abandoned_slots_begin_anew(loop):
+    """In a forked child nobody waits, and the parent's dead waiters do not count."""
+    slots = Slots(1, 0)
+    assert slots.reserve()
+    for _ in range(3):
+        waiter = Waiter(loop.create_future(), 0.0, math.inf)
+        slots.waiters.append(waiter)
+        waiter.future.cancel()
+        slots.gave_up(waiter)
+    slots.abandon()
+    waiters = [Waiter(loop.create_future(), 0.0, math.inf) for _ in range(3)]
+    for waiter in waiters:
+        slots.waiters.append(waiter)
+    assert [waiter.ahead for waiter in waiters] == [0, 1, 2]

@@ -85,6 +85,23 @@ def test_expired_skips_the_dead(join):
     assert waiters.expired(1.0) == [due]
 
 
+def test_waiter_that_another_has_just_taken(join, monkeypatch):
+    """Who is popped, by another thread or the collector, between being seen and being taken out is nobody's to take out."""
+    waiters = Waiters()
+    due = [join(waiters, 1.0) for _ in range(3)]
+    remove = Waiters._remove
+
+    def interrupted(waiters, waiter):
+        if waiter is due[1]:
+            assert waiters.pop() is waiter
+            waiter.future.set_result(None)
+        return remove(waiters, waiter)
+
+    monkeypatch.setattr(Waiters, "_remove", interrupted)
+    assert waiters.expired(1.0) == [due[0], due[2]]
+    assert waiters.next_deadline() == math.inf
+
+
 def test_next_deadline_of_nobody():
     """No waiter, no deadline."""
     assert Waiters().next_deadline() == math.inf
