@@ -64,7 +64,7 @@ def _odd_behaviour() -> str | None:
     class Probe(NullPool):
         pass
 
-    def ignore(*_: object) -> None:
+    def ignore(*_: object) -> Any:
         pass
 
     pool = Probe(ignore)
