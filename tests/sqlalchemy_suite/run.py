@@ -120,10 +120,8 @@ def run(suite: Suite, sources: Path, folder: Path, lane: str) -> Result:
         "POOLGUARD_SUITE_OUTCOMES": str(outcomes),
     }
     with ExitStack() as stack:
-        if suite.database:
-            url = suite.database  # in the current folder: SQLAlchemy takes a path with a dot apart, and all would share one file
-        else:
-            url = prepare(stack.enter_context(EmbeddedPostgres(settings=POSTGRES_SETTINGS)))
+        # SQLite's file is in the current folder: SQLAlchemy takes a path with a dot apart, and all runs would share one file
+        url = suite.database or prepare(stack.enter_context(EmbeddedPostgres(settings=POSTGRES_SETTINGS)))
         # -s: SQLAlchemy's conftest then leaves `lib/` alone and tests the SQLAlchemy that is installed, C extensions and all
         python = (
             sys.executable,
