@@ -47,17 +47,27 @@ class Figures(AsyncAdaptedQueuePool):
         )
 
 
-def check_arguments(pool_size: object, max_overflow: object, timeout: object) -> None:
+def check_arguments(pool_size: object, max_overflow: object, timeout: object, recycle: object, **switches: object) -> None:
     """
     Check the arguments that a guarded pool has from its stock sibling.
 
     Raises:
         ValueError: one of them is not allowed; the message names it, its value and what is allowed.
     """
-    for name, value, least in (("pool_size", pool_size, 0), ("max_overflow", max_overflow, -1)):
+    for name, value, least, allowed in (
+        ("pool_size", pool_size, 0, "a whole number, 0 or more"),
+        ("max_overflow", max_overflow, -math.inf, "a whole number; below 0 for no limit"),
+    ):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            msg = f"{name}={value!r} is not allowed; allowed: a whole number, {least} or more"
+            msg = f"{name}={value!r} is not allowed; allowed: {allowed}"
             raise ValueError(msg)
     if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or math.isnan(timeout)):
         msg = f"pool_timeout={timeout!r} is not allowed; allowed: None or a number of seconds"
         raise ValueError(msg)
+    if isinstance(recycle, bool) or not isinstance(recycle, (int, float)) or not recycle >= -1:
+        msg = f"pool_recycle={recycle!r} is not allowed; allowed: a number of seconds, or -1 for never"
+        raise ValueError(msg)
+    for name, value in switches.items():
+        if value not in (True, False):
+            msg = f"pool_{name}={value!r} is not allowed; allowed: True or False"
+            raise ValueError(msg)

@@ -56,6 +56,6 @@ def address_of(creator: Callable[..., Any], dialect: object) -> str:
 
 def _where(host: object, port: object) -> str:
     """Write host and port; a driver that fails over takes a list of each."""
-    hosts = list(host) if isinstance(host, (list, tuple)) else [host]
+    hosts = [str(one).rpartition("@")[2] for one in (host if isinstance(host, (list, tuple)) else [host])]  # an @ of a password
     ports = list(port) if isinstance(port, (list, tuple)) else [port] * len(hosts)
-    return ",".join(f"{one}:{at}" if at else str(one) for one, at in zip(hosts, ports, strict=False))
+    return ",".join(f"{one}:{at}" if at else one for one, at in zip(hosts, ports, strict=False))

@@ -102,7 +102,7 @@ class GuardedPool(Figures):
         Args:
             creator: makes a DBAPI connection.
             pool_size: connections kept when idle; 0 means no limit at all, as in SQLAlchemy.
-            max_overflow: connections allowed above that; -1 means no limit.
+            max_overflow: connections allowed above that; below 0 means no limit.
             timeout: seconds to wait for a connection; None means for ever.
             use_lifo: hand out the connection that came back last.
             guard: what to watch for, or a mapping of such options; default: `default_guard`.
@@ -112,7 +112,9 @@ class GuardedPool(Figures):
             ValueError: an argument, or an option of the guard, is not allowed.
         """
         self._guard = Guard.read(guard, self.default_guard)
-        check_arguments(pool_size, max_overflow, timeout)
+        check_arguments(
+            pool_size, max_overflow, timeout, kw.get("recycle", -1), use_lifo=use_lifo, pre_ping=kw.get("pre_ping", False)
+        )
         Pool.__init__(self, creator, **kw)
         self._timeout = timeout  # type: ignore[assignment] # SQLAlchemy allows None, and says float
         self._use_lifo = use_lifo

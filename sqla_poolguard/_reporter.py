@@ -41,7 +41,7 @@ class Reporter:
         self.observers = observers
         self._late: deque[tuple[Listeners, object]] = deque()
         self._retry = RetryLine()
-        self._last_look: tuple[float, PoolSnapshot] | None = None
+        self._last_look: tuple[float, tuple[int, int], PoolSnapshot] | None = None
         self._hold = 0.0
 
     def holder(self, lease: Lease, now: float) -> Holder:
@@ -130,13 +130,13 @@ class Reporter:
         )
 
     def refusal(self, reason: Reason, waited: float, slots: Slots[Any], now: float) -> CheckoutError:
-        """Make the error for a request that gets no connection; a crowd that is refused together shares one snapshot."""
-        last = self._last_look
-        if last is None or not 0 <= now - last[0] < _LOOK_SHARED:
-            last = self._last_look = (now, self.snapshot(slots, now, but=1))
+        """Make the error for a request that gets no connection; a crowd that is refused together shares one snapshot, while nobody gets or gives back."""
+        last, moves = self._last_look, (self.ledger.granted, sum(self.ledger.ended.values()))
+        if last is None or last[1] != moves or not 0 <= now - last[0] < _LOOK_SHARED:
+            last = self._last_look = (now, moves, self.snapshot(slots, now, but=1))
         retry_after = self._retry.next_turn(now, len(slots.waiters.queue), self._gap(slots, now))
         kind = CheckoutRejected if reason is Reason.QUEUE_FULL else CheckoutTimeout
-        return kind(reason=reason, waited=waited, retry_after=retry_after, snapshot=last[1])
+        return kind(reason=reason, waited=waited, retry_after=retry_after, snapshot=last[2])
 
     def rejection(self, reason: Reason, waited: float, place: Any, task: str | None, error: BaseException) -> Rejection:
         """Describe a request that got nothing."""

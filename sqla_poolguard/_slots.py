@@ -65,7 +65,7 @@ class Slots(Generic[R]):
 
         Args:
             size: connections to keep when idle; 0 means no limit at all.
-            max_overflow: connections allowed above that; -1 means no limit.
+            max_overflow: connections allowed above that; below 0 means no limit.
             use_lifo: hand out the connection that came back last.
         """
         self.size = size

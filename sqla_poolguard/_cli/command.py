@@ -46,16 +46,16 @@ def demo(*, dsn: str | None, acts: tuple[str, ...], otlp: str | None, as_json: b
 
     Exit status: 0 if every act showed what it should, 1 if one did not, 2 if it could not run.
     """
-    from sqla_poolguard._cli.demo.run import run  # noqa: PLC0415 - a second's worth of packages, which may be missing
-    from sqla_poolguard._cli.demo.screen import Screen  # noqa: PLC0415 - likewise
+    with _terminated_like_interrupted():
+        from sqla_poolguard._cli.demo.run import run  # noqa: PLC0415 - a second's worth of packages, which may be missing
+        from sqla_poolguard._cli.demo.screen import Screen  # noqa: PLC0415 - likewise
 
-    screen = Screen(as_json=as_json)
-    try:
-        with _terminated_like_interrupted():
+        screen = Screen(as_json=as_json)
+        try:
             outcome = run(dsn, otlp, acts or _ACTS, screen, quick=quick)
-    except DemoError as error:
-        screen.trouble(str(error))
-        sys.exit(_COULD_NOT_RUN)
+        except DemoError as error:
+            screen.trouble(str(error))
+            sys.exit(_COULD_NOT_RUN)
     sys.exit(0 if outcome.passed else _FAILED)
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+import io
 
+import pytest
+from rich.console import Console
+
+from sqla_poolguard._cli.demo.burst import Burst, Round
 from sqla_poolguard._cli.demo.charts import bar, skyline
+from sqla_poolguard._cli.demo.views import _BurstCharts
 
 
 @pytest.mark.parametrize(
@@ -41,3 +46,15 @@ def test_skyline_heights():
 def test_skyline_of_nothing():
     """No samples, no line."""
     assert skyline([], 1.0, 15, 4) == ""
+
+
+@pytest.mark.parametrize("columns", [39, 40, 50, 60, 80, 120])
+def test_charts_are_as_wide_as_the_terminal_allows(columns):
+    """In a narrow terminal they shrink, in proportion; in the narrowest there is none. Nothing is ever cut."""
+    fast, slow = (Round(pool, 600, 600, 10.0, 0.5, 1.0, 15, 15, 15.0, ((0.0, 15),)) for pool in ("guarded", "stock"))
+    console = Console(width=columns, record=True, file=io.StringIO())
+    console.print(_BurstCharts(Burst((fast, slow)), plain=False))
+    text = console.export_text()
+    assert "…" not in text
+    assert max(map(len, text.splitlines()), default=0) <= columns
+    assert bool(text.strip()) == (columns >= 40)

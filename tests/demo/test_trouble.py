@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 import time
@@ -53,6 +54,22 @@ def test_dsn_where_nobody_listens(poolguard, closed_port):
     assert "secret" not in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize(
+    "dsn", ["postgresql://me:sec@secret@127.0.0.1:{}/orders", "postgresql://me:secret@/orders?host=127.0.0.1:{}"]
+)
+def test_dsn_is_shown_without_what_is_secret(poolguard, closed_port, dsn):
+    """A password that was not escaped is not taken for a host, and the host that is used is the one that is named."""
+    done = poolguard.run("demo", "--dsn", dsn.format(closed_port))
+    assert_one_sentence(done, f"at 127.0.0.1:{closed_port}/orders")
+    assert "secret" not in done.stdout + done.stderr
+
+
+def test_dsn_that_asks_for_poolguard(poolguard, postgres_url):
+    """The README's URL plugin in --dsn is no trouble: the demo has pools of its own."""
+    done = poolguard.run("demo", "--quick", "--act", "leak", "--dsn", f"{postgres_url}?plugin=poolguard&poolguard_hold_warning=2")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_dsn_that_is_refused(poolguard, postgres_url):
     """A server that says no is quoted."""
     done = poolguard.run("demo", "--dsn", postgres_url.rpartition("/")[0] + "/nowhere")
@@ -73,12 +90,15 @@ def test_no_postgresql(poolguard):
     assert_one_sentence(poolguard.run("demo", POOLGUARD_PG_BINDIR="/nowhere"), "no PostgreSQL", "--dsn")
 
 
-@pytest.mark.parametrize("address", ["http://127.0.0.1:{port}", "localhost:{port}", "http://"])
+@pytest.mark.parametrize(
+    "address", ["http://127.0.0.1:{port}", "http://bob:secret@127.0.0.1:{port}", "localhost:{port}", "http://"]
+)
 def test_no_collector(poolguard, closed_port, address):
-    """A collector that is not there is missed before the demo begins."""
+    """A collector that is not there is missed before the demo begins; its password is not told."""
     done = poolguard.run("demo", "--otlp", address.format(port=closed_port))
     assert_one_sentence(done, "--otlp")
     assert done.stdout == ""
+    assert "secret" not in done.stderr
 
 
 @pytest.mark.parametrize("package", ["click", "rich", "httpx", "fastapi", "uvicorn", "asyncpg"])
@@ -107,6 +127,12 @@ def test_stopped(poolguard, signum, status, after):
     assert process.returncode == status
     assert "Traceback" not in out + err
     assert err == ""
+
+
+def test_interrupted_while_it_is_loaded(poolguard):
+    """An interrupt before anything has begun ends it as any other: without a word, with the status of an interrupt."""
+    done = poolguard.run("demo", program=("-c", re.sub("raise .*", "raise KeyboardInterrupt", BLOCKED).format(name="httpx")))
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 def test_killed(poolguard):

@@ -143,3 +143,26 @@ async def test_crowd_that_is_refused_together_shares_one_look():
         await asyncio.gather(*(ask() for _ in range(50)))
     assert len({id(error.snapshot) for error in errors}) == 1
     await turns()
+
+
+@pytest.mark.parametrize("refused", ["not waiting", "queue full"])
+async def test_error_names_who_holds_now(refused):
+    """A look is shared only while nobody gets or gives back: the error never names who held a moment ago."""
+    limit = {"pool_timeout": 0} if refused == "not waiting" else {"guard": Guard(max_waiting=0)}
+    db = engine(pool_size=1, max_overflow=0, **limit)
+
+    async def first():
+        return await db.connect()
+
+    async def second():
+        return await db.connect()
+
+    for holder in (first, second, first):
+        connection = await holder()
+        for _ in range(2):
+            with pytest.raises(sqlalchemy.exc.TimeoutError) as refusal:
+                await db.connect()
+            assert holder.__name__ in str(refusal.value)
+            (named,) = refusal.value.snapshot.holders
+            assert named.site.function.endswith(holder.__name__)
+        await connection.close()

@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-from doubles.pools import TimedPool, engine, pool_of
+from doubles.pools import TimedPool, all_out, at_rest, engine, pool_of
 from sqlalchemy import create_engine
 from sqlalchemy.dialects import plugins
 from sqlalchemy.exc import ArgumentError
@@ -227,9 +227,23 @@ def test_url_options_on_top_of_a_mapping(poolguard_plugin):
         ("max_overflow", 1.5),
         ("pool_timeout", "3"),
         ("pool_timeout", float("nan")),
+        ("pool_recycle", "3600"),
+        ("pool_recycle", None),
+        ("pool_recycle", -2),
+        ("pool_use_lifo", "no"),
+        ("pool_pre_ping", "no"),
     ],
 )
 def test_wrong_arguments_of_the_stock_pool(argument, value):
     """An argument that SQLAlchemy's pool has too is checked as well, by name, before anything is made."""
     with pytest.raises(ValueError, match=f"{argument}={value!r} is not allowed; allowed: "):
         create_async_engine(URL, poolclass=GuardedPool, **{argument: value})
+
+
+@pytest.mark.parametrize("max_overflow", [-1, -5])
+async def test_no_limit(max_overflow):
+    """As in SQLAlchemy, any negative `max_overflow` means that there is no limit."""
+    db = engine(pool_size=1, max_overflow=max_overflow)
+    async with all_out(db, 20):
+        assert pool_of(db).checkedout() == 20
+    at_rest(db, idle=1)

@@ -29,6 +29,7 @@ def test_names_are_unique_while_they_live():
     [
         ("postgresql+asyncpg://u:secret@db.example:6432/shop", "db.example:6432/shop"),
         ("postgresql+asyncpg://u:secret@db.example/shop", "db.example/shop"),
+        ("postgresql+asyncpg://u:sec@secret@db.example/shop", "db.example/shop"),
         ("postgresql+asyncpg:///shop", "localhost/shop"),
         ("postgresql+asyncpg://u:secret@db.example", "db.example"),
         ("sqlite+aiosqlite:////data/shop.db", "sqlite:/data/shop.db"),

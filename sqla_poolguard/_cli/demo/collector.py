@@ -24,7 +24,7 @@ class Collector:
     """Where spans and metrics go."""
 
     url: str
-    """What the user said, without the signal's path."""
+    """What the user said, without the signal's path and without a password."""
     traces: str
     """Where spans go."""
     metrics: str | None
@@ -43,29 +43,30 @@ def find_collector(url: str) -> Collector:
     for path in _SIGNALS:
         base = base.removesuffix(path)
     parts = urlsplit(base)
+    shown = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
     if parts.scheme not in {"http", "https"} or not parts.hostname:
-        msg = f"--otlp wants an address such as http://localhost:4318, not {url!r}."
+        msg = f"--otlp wants an address such as http://localhost:4318, not {shown!r}."
         raise DemoError(msg)
-    traces = _post(base, "/v1/traces")
+    traces = _post(base, "/v1/traces", shown)
     if traces != HTTPStatus.OK:
         msg = (
-            f"{base}/v1/traces answered {traces} to an empty OTLP message: is that the OTLP/HTTP port (usually 4318) "
+            f"{shown}/v1/traces answered {traces} to an empty OTLP message: is that the OTLP/HTTP port (usually 4318) "
             "of a collector or of Jaeger?"
         )
         raise DemoError(msg)
-    metrics = _post(base, "/v1/metrics")
+    metrics = _post(base, "/v1/metrics", shown)
     if metrics != HTTPStatus.OK and metrics not in _TAKES_NO_METRICS:
-        msg = f"{base}/v1/metrics answered {metrics} to an empty OTLP message: look into the collector's log."
+        msg = f"{shown}/v1/metrics answered {metrics} to an empty OTLP message: look into the collector's log."
         raise DemoError(msg)
-    return Collector(base, f"{base}/v1/traces", f"{base}/v1/metrics" if metrics == HTTPStatus.OK else None)
+    return Collector(shown, f"{base}/v1/traces", f"{base}/v1/metrics" if metrics == HTTPStatus.OK else None)
 
 
-def _post(base: str, path: str) -> int:
+def _post(base: str, path: str, shown: str) -> int:
     try:
         return httpx.post(
             base + path, content=b"", headers={"Content-Type": "application/x-protobuf"}, timeout=_TIMEOUT
         ).status_code
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
         why = str(error) or type(error).__name__
-        msg = f"cannot reach an OTLP collector at {base} ({why}): start one there, or leave --otlp out."
+        msg = f"cannot reach an OTLP collector at {shown} ({why}): start one there, or leave --otlp out."
         raise DemoError(msg) from error

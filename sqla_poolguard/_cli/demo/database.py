@@ -80,17 +80,24 @@ def _read(dsn: str) -> URL:
     query = dict(url.query)
     if "sslmode" in query:  # libpq's word; asyncpg has its own
         query["ssl"] = query.pop("sslmode")
+    query = {
+        name: value for name, value in query.items() if name != "plugin" and not name.startswith("poolguard_")
+    }  # it has its own
     return url.set(drivername="postgresql+asyncpg", query=query)
 
 
 def _shown(url: URL) -> str:
-    return f"{url.host or 'localhost'}:{url.port or 5432}/{url.database or url.username or ''}"
+    """Tell where a server is, without whatever is left of a user or password."""
+    hosts = url.query.get("host", ())
+    elsewhere = hosts if isinstance(hosts, str) else ",".join(hosts)
+    where = elsewhere or f"{url.host or 'localhost'}:{url.port or 5432}"
+    return f"{where.rpartition('@')[2]}/{url.database or url.username or ''}"
 
 
 async def _look(url: URL) -> str:
     """Connect once; give the server's version."""
-    engine = create_async_engine(url, poolclass=NullPool, connect_args={"timeout": _TIMEOUT})
     try:
+        engine = create_async_engine(url, poolclass=NullPool, connect_args={"timeout": _TIMEOUT})
         async with engine.connect() as connection:
             version, free = (await connection.execute(_LOOK)).one()
     except TimeoutError:
@@ -101,8 +108,6 @@ async def _look(url: URL) -> str:
             f"cannot use PostgreSQL at {_shown(url)}: {_reason(error)}. Correct --dsn, or leave it out to have a server started."
         )
         raise DemoError(msg) from error
-    finally:
-        await engine.dispose()
     if free < _NEEDED:
         msg = f"PostgreSQL at {_shown(url)} has room for {free} more connections and the demo needs {_NEEDED}: close some, or leave --dsn out."
         raise DemoError(msg)

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["TITLES", "moral", "view"]
 
 TITLES: Final = {"burst": "The burst", "culprit": "The culprit", "leak": "The leak"}
-_CHART_WIDTH: Final = 44
+_CHART_WIDTH, _BESIDE_A_CHART, _NO_CHART_BELOW = 44, 24, 16
+"""Characters: of a chart at most, of what stands beside it, of the narrowest that says something."""
 _STOCK, _GUARDED, _QUOTE, _NAMED = "yellow", "green", "dim", "bold red"
 
 
@@ -74,10 +75,23 @@ def _burst(act: Burst, *, plain: bool) -> Group:
         stock, guarded = (form.format(act.median(pool, figure)) for pool in ("stock", "guarded"))
         ratio = f"x {act.ratio(figure):.2f}" if figure in {"throughput", "p99"} else ""
         table.add_row(name, stock, guarded, ratio)
-    return Group(load, "", table, "", *_burst_charts(act, plain=plain))
+    return Group(load, "", table, "", _BurstCharts(act, plain))
 
 
-def _burst_charts(act: Burst, *, plain: bool) -> list[Any]:
+@dataclass(frozen=True, slots=True)
+class _BurstCharts:
+    """The charts of a burst, as wide as the terminal allows; none in one so narrow that they would be cut."""
+
+    act: Burst
+    plain: bool
+
+    def __rich_console__(self, _console: Console, options: ConsoleOptions) -> RenderResult:
+        width = min(_CHART_WIDTH, options.max_width - _BESIDE_A_CHART)
+        if width >= _NO_CHART_BELOW:
+            yield from _burst_charts(self.act, width, plain=self.plain)
+
+
+def _burst_charts(act: Burst, width: int, *, plain: bool) -> list[Any]:
     names = (("stock", "stock pool", _STOCK), ("guarded", "GuardedPool", _GUARDED))
     fastest = max(act.median(pool, "throughput") for pool, _, _ in names)
     longest = max(act.median_round(pool).seconds for pool, _, _ in names)
@@ -85,9 +99,9 @@ def _burst_charts(act: Burst, *, plain: bool) -> list[Any]:
     lines = Table.grid(padding=(0, 2, 0, 0))
     for pool, name, style in names:
         throughput, typical = act.median(pool, "throughput"), act.median_round(pool)
-        drawn = bar(throughput, fastest, _CHART_WIDTH, plain=plain)
+        drawn = bar(throughput, fastest, width, plain=plain)
         bars.add_row(name, Text(drawn, style), f"{throughput:.0f}")
-        over_time = skyline(typical.in_use, longest, LIMIT, _CHART_WIDTH, plain=plain)
+        over_time = skyline(typical.in_use, longest, LIMIT, width, plain=plain)
         lines.add_row(name, Text(over_time, style), f"{typical.seconds:.1f} s")
     return [
         Text("requests answered a second", "bold"),
