@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import signal
 import socket
 import time
 
+import asyncpg
 import pytest
+
+from sqla_poolguard._cli.embedded import EmbeddedPostgres
 
 BLOCKED = """
 import sys
@@ -68,6 +72,28 @@ def test_dsn_that_asks_for_poolguard(poolguard, postgres_url):
     """The README's URL plugin in --dsn is no trouble: the demo has pools of its own."""
     done = poolguard.run("demo", "--quick", "--act", "leak", "--dsn", f"{postgres_url}?plugin=poolguard&poolguard_hold_warning=2")
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_dsn_with_too_little_room(poolguard):
+    """A server, a role or a database that allows fewer connections than the demo opens is named before an act begins."""
+    with EmbeddedPostgres() as server:
+        url = server.url("postgresql")
+
+        async def limit():
+            connection = await asyncpg.connect(url)
+            for command in (
+                "CREATE ROLE low LOGIN PASSWORD 'low' CONNECTION LIMIT 3",
+                "CREATE ROLE plain LOGIN PASSWORD 'plain'",
+                "CREATE DATABASE small CONNECTION LIMIT 2",
+            ):
+                await connection.execute(command)
+            await connection.close()
+
+        asyncio.run(limit())
+        where = url.rpartition("@")[2].rpartition("/")[0]
+        for who, database, room in (("low:low", "postgres", 2), ("plain:plain", "small", 1)):
+            done = poolguard.run("demo", "--dsn", f"postgresql://{who}@{where}/{database}")
+            assert_one_sentence(done, f"has room for {room} more connections")
 
 
 def test_dsn_that_is_refused(poolguard, postgres_url):

@@ -27,9 +27,17 @@ _TIMEOUT: Final = 5
 _NEEDED: Final = LIMIT + 1
 _WANTED: Final = "--dsn wants an address such as postgresql://user:password@host:5432/database"
 _LOOK: Final = text(
-    "SELECT current_setting('server_version'), current_setting('max_connections')::int"
-    " - current_setting('superuser_reserved_connections')::int"
-    " - (SELECT count(*)::int FROM pg_stat_activity WHERE backend_type = 'client backend')"
+    """
+    WITH backends AS (SELECT usesysid, datid FROM pg_stat_activity WHERE backend_type = 'client backend')
+    SELECT current_setting('server_version'), least(  -- which passes over limits that are NULL: not set
+        current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
+            - coalesce(current_setting('reserved_connections', true)::int, 0) - (SELECT count(*) FROM backends),
+        (SELECT CASE WHEN NOT rolsuper THEN nullif(rolconnlimit, -1) END - (SELECT count(*) FROM backends WHERE usesysid = role.oid)
+            FROM pg_roles AS role WHERE rolname = current_user),
+        (SELECT nullif(datconnlimit, -1) - (SELECT count(*) FROM backends WHERE datid = base.oid)
+            FROM pg_database AS base WHERE datname = current_database())
+    )::int
+    """
 )
 
 
