@@ -200,21 +200,22 @@ def take(pool: GuardedPool, now: float, loop: AbstractEventLoop | None) -> Guard
         record = slots.take()
     except IndexError:  # another thread was faster
         return None
+    started, lease = record.starttime, record.lease
     try:
-        started, lease = record.starttime, record.lease
-        if (
+        unfit = (
             record.loop is not loop
             or pool._invalidate_time > started
             or record._soft_invalidate_time > started
             or pool._recycle > -1
             or now - lease.idle_since > pool._ping_after
-        ):
-            slots.put_back(record)
-            return None
-        fairy = _fairy(pool, record, 1)  # first: should anything go wrong from here on, the connection is found by its tether
-    except BaseException:
+        )
+    except Exception:  # a figure that somebody set on the finished pool, and that is none; the record has no other holder yet
         pool._handover.give_back(record)
         raise
+    if unfit:
+        slots.put_back(record)
+        return None
+    fairy = _fairy(pool, record, 1)  # first: should anything go wrong from here on, the connection is found by its tether
     pool._ledger.grant_at_once(lease, now)
     pool._watch.identify(lease, now, loop, pool._who(3))
     return fairy

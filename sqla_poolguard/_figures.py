@@ -64,8 +64,8 @@ def check_arguments(pool_size: object, max_overflow: object, timeout: object, re
     if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or math.isnan(timeout)):
         msg = f"pool_timeout={timeout!r} is not allowed; allowed: None or a number of seconds"
         raise ValueError(msg)
-    if isinstance(recycle, bool) or not isinstance(recycle, (int, float)) or not recycle >= -1:
-        msg = f"pool_recycle={recycle!r} is not allowed; allowed: a number of seconds, or -1 for never"
+    if isinstance(recycle, bool) or not isinstance(recycle, (int, float)) or math.isnan(recycle):
+        msg = f"pool_recycle={recycle!r} is not allowed; allowed: a number of seconds; below 0 for never"
         raise ValueError(msg)
     for name, value in switches.items():
         if value not in (True, False):

@@ -32,7 +32,6 @@ class Observers:
         "overdue",
         "rejected",
         "returned",
-        "waited",
         "waited_from",
     )
 
@@ -40,7 +39,6 @@ class Observers:
         everyone = tuple(observers)
         self.granted = _bound(everyone, "granted")
         self.ended = _bound(everyone, "ended")
-        self.waited = _bound(everyone, "waited")
         self._waits = tuple((_threshold(observer), method) for observer in everyone for method in _bound((observer,), "waited"))
         self.waited_from = min((threshold for threshold, _ in self._waits), default=math.inf)
         """Seconds from which at least one of them wants to hear of a wait."""

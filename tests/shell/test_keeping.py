@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 
@@ -271,4 +272,20 @@ async def test_each_one_lingers_for_itself():
     assert (elapsed(), driver.open_now) == (1.25, 3)
     await asyncio.sleep(1.0)
     assert driver.open_now == 1
+    at_rest(db, idle=1)
+
+
+async def test_figure_that_is_none_costs_no_slot():
+    """A `_recycle` that somebody set on a finished pool and that cannot be compared fails checkouts, but loses nothing."""
+    db = engine(pool_size=1, max_overflow=0, pool_timeout=1)
+    async with db.connect():
+        pass
+    pool_of(db)._recycle = "3600"
+    for _ in range(3):
+        with contextlib.suppress(TypeError):
+            async with db.connect():
+                pass
+    pool_of(db)._recycle = -1
+    async with db.connect():
+        assert pool_of(db).checkedout() == 1
     at_rest(db, idle=1)

@@ -229,7 +229,7 @@ def test_url_options_on_top_of_a_mapping(poolguard_plugin):
         ("pool_timeout", float("nan")),
         ("pool_recycle", "3600"),
         ("pool_recycle", None),
-        ("pool_recycle", -2),
+        ("pool_recycle", float("nan")),
         ("pool_use_lifo", "no"),
         ("pool_pre_ping", "no"),
     ],

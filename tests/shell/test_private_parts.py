@@ -33,7 +33,7 @@ def test_changed_parameters_are_named(part, monkeypatch):
     """A function with other parameters is named."""
 
     def changed(self, something_new):
-        raise NotImplementedError
+        pass
 
     monkeypatch.setattr(*owner_of(part), changed)
     assert _private.changed_part() == part

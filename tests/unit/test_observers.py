@@ -10,7 +10,7 @@ from sqla_poolguard import Observer
 from sqla_poolguard._facts import Wait
 from sqla_poolguard._observers import Observers
 
-EVENTS = ("granted", "ended", "waited", "rejected", "opened", "overdue", "returned", "leaked")
+EVENTS = ("granted", "ended", "rejected", "opened", "overdue", "returned", "leaked")
 
 
 class Deaf(Observer):
