@@ -60,7 +60,10 @@ async def test_storm_on_postgres(postgres_url):
             await super()._end(connection, ending)
 
     storm = PostgresStorm(db, rnd, check)
-    await storm.run(1_200)
+    for _ in range(10):  # a slow machine serves few of a burst before their deadline
+        await storm.run(1_200)
+        if storm.seen["granted"] > 50 and storm.seen["leaked"]:
+            break
     assert ledger.granted == storm.seen["granted"] > 50
     assert ledger.ended["leaked"] > 0
     at_rest(db)
