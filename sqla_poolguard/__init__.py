@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         Checkout,
         Ending,
         Holder,
+        HolderState,
         Opened,
         PoolSnapshot,
         Reason,
@@ -21,36 +22,54 @@ if TYPE_CHECKING:
         Site,
         Wait,
     )
+    from sqla_poolguard._finding import Cause, Declaration, Finding, FindingKind, Verdict, Waste
     from sqla_poolguard._guard import Guard
+    from sqla_poolguard._holds import allow_hold
     from sqla_poolguard._observer import Observer
     from sqla_poolguard._pool import GuardedPool
+    from sqla_poolguard._reclaim import ConnectionReclaimedError
+    from sqla_poolguard._release import release
     from sqla_poolguard._snapshot import snapshot
     from sqla_poolguard.errors import CheckoutError, CheckoutRejected, CheckoutTimeout
 
 __all__ = [
+    "Cause",
     "Checkout",
     "CheckoutError",
     "CheckoutRejected",
     "CheckoutTimeout",
+    "ConnectionReclaimedError",
+    "Declaration",
     "Ending",
+    "Finding",
+    "FindingKind",
     "Guard",
     "GuardedPool",
     "Holder",
+    "HolderState",
     "Observer",
     "Opened",
     "PoolSnapshot",
     "Reason",
     "Rejection",
     "Site",
+    "Verdict",
     "Wait",
+    "Waste",
+    "allow_hold",
+    "release",
     "snapshot",
 ]
 
 _HOMES: Final = {
-    "_facts": ("Checkout", "Ending", "Holder", "Opened", "PoolSnapshot", "Reason", "Rejection", "Site", "Wait"),
+    "_facts": ("Checkout", "Ending", "Holder", "HolderState", "Opened", "PoolSnapshot", "Reason", "Rejection", "Site", "Wait"),
+    "_finding": ("Cause", "Declaration", "Finding", "FindingKind", "Verdict", "Waste"),
     "_guard": ("Guard",),
+    "_holds": ("allow_hold",),
     "_observer": ("Observer",),
     "_pool": ("GuardedPool",),
+    "_reclaim": ("ConnectionReclaimedError",),
+    "_release": ("release",),
     "_snapshot": ("snapshot",),
     "errors": ("CheckoutError", "CheckoutRejected", "CheckoutTimeout"),
 }

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from sqla_poolguard._guard import Capture
 
-__all__ = ["Place", "capture", "site_of", "stack_of", "task_name", "this_task"]
+__all__ = ["Place", "capture", "is_application", "is_internal", "site_of", "stack_of", "task_name", "this_task"]
 
 Place = tuple[Any, ...]
 """Positions in code, innermost first, flat: code object, offset of the instruction, code object, ... The first is the site."""
@@ -83,6 +83,16 @@ def capture(mode: Capture, skipped: int = 0) -> Callable[[int], Place | None]:
     return lambda depth: search(depth + skipped + 1)
 
 
+def is_application(file: str) -> bool:
+    """Tell whether a file is the application's."""
+    return (_kind_of_file.get(file) or _kind(file)) == _APPLICATION
+
+
+def is_internal(file: str) -> bool:
+    """Tell whether a file is SQLAlchemy's or ours."""
+    return (_kind_of_file.get(file) or _kind(file)) == _INTERNAL
+
+
 def site_of(place: Place | None) -> Site | None:
     """Read the site out of a place."""
     return _read(place[0], place[1]) if place else None
@@ -108,7 +118,11 @@ def _kind(file: str) -> int:
         kind = _INTERNAL
     elif file.startswith(_ASYNCIO) and os.path.basename(file) in {"events.py", "runners.py", "base_events.py"}:
         kind = _BOUNDARY  # below it begins whoever runs the loop
-    elif file.startswith((*_LIBRARY_ROOTS, "<frozen ", "<string>", _HERE)) or any(folder in file for folder in _PACKAGE_FOLDERS):
+    elif (
+        file.endswith(".pyx")
+        or file.startswith((*_LIBRARY_ROOTS, "<frozen ", "<string>", _HERE))
+        or any(folder in file for folder in _PACKAGE_FOLDERS)
+    ):
         kind = _LIBRARY
     else:
         kind = _APPLICATION

@@ -12,12 +12,15 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
+
+    from sqla_poolguard._finding import Declaration, Finding, Waste
 
 __all__ = [
     "Checkout",
     "Ending",
     "Holder",
+    "HolderState",
     "Opened",
     "PoolSnapshot",
     "Reason",
@@ -38,6 +41,8 @@ class Ending(enum.StrEnum):
     """Taken out of the pool by `detach()`; the connection lives on without us."""
     LEAKED = "leaked"
     """Never given back, but collected by the garbage collector."""
+    RECLAIMED = "reclaimed"
+    """Taken back, because the task that checked it out had finished (`reclaim="orphaned"`)."""
 
 
 class Reason(enum.StrEnum):
@@ -47,6 +52,8 @@ class Reason(enum.StrEnum):
     """The deadline passed while it waited, connected or pinged."""
     QUEUE_FULL = "queue_full"
     """`max_waiting` others were waiting already."""
+    DEADLOCK = "deadlock"
+    """It would have waited for ever: every holder waits for this very pool."""
     CANCELLED = "cancelled"
     """Its task was cancelled."""
     CONNECT_FAILED = "connect_failed"
@@ -68,6 +75,21 @@ class Site:
         return f"{shorten(self.file)}:{self.line} in {self.function}"
 
 
+class HolderState(enum.StrEnum):
+    """What a holder does with its connection, seen at one moment."""
+
+    IN_DATABASE = "in_database"
+    """The database works for it."""
+    AWAITING = "awaiting"
+    """The connection is idle while its holder awaits something else."""
+    NESTED = "nested"
+    """The connection is idle while its holder wants, or uses, another one of the same pool."""
+    RUNNING = "running"
+    """The connection is idle, and its holder runs or is about to."""
+    ORPHANED = "orphaned"
+    """The connection is idle, and the task that checked it out has finished."""
+
+
 @dataclass(frozen=True, slots=True)
 class Holder:
     """One connection in one caller's hands, seen at one moment."""
@@ -86,6 +108,20 @@ class Holder:
     """Whether it has been reported as held longer than `hold_warning`."""
     stack: tuple[Site, ...] = ()
     """Callers of `site`, innermost first; only with `capture="stack"`."""
+    state: HolderState | None = None
+    """What it does; None if the driver does not tell, or nobody has looked yet."""
+    current: Site | None = None
+    """The line at which it is."""
+    awaiting: str | None = None
+    """What it awaits there."""
+    in_database: float | None = None
+    """Of `held`, seconds spent in the database; sampled."""
+    declared: str | None = None
+    """The reason for which the hold was declared legitimate, if it was."""
+    details: tuple[str, ...] = ()
+    """What the tasks that it waits for do."""
+    within: tuple[str, ...] = ()
+    """Parts of frameworks in which it is, for which there are remedies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +142,12 @@ class Checkout:
     """How it ended."""
     stack: tuple[Site, ...] = ()
     """Callers of `site`, innermost first; only with `capture="stack"`."""
+    reported: tuple[str, ...] = ()
+    """What was reported of it while it was out (`FindingKind` values)."""
+    in_database: float | None = None
+    """Of `held`, seconds spent in the database; sampled; None if nobody looked."""
+    elsewhere: float | None = None
+    """Of `held`, seconds spent awaiting something else; sampled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +228,12 @@ class PoolSnapshot:
     """Total of refused requests by reason (`Reason` values)."""
     ended: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}), hash=False)
     """Total of ended leases by ending (`Ending` values)."""
+    findings: tuple[Finding, ...] = ()
+    """What was found wrong, the latest at each line with its count, the most frequent first."""
+    waste: tuple[Waste, ...] = ()
+    """Connection-seconds wasted by line of code, the worst first."""
+    declared: tuple[Declaration, ...] = ()
+    """Holds that the application declared legitimate, in this process."""
 
     @property
     def limit(self) -> int | None:
@@ -207,15 +255,6 @@ def _restore(values: dict[str, Any]) -> PoolSnapshot:
     return PoolSnapshot(
         **{**values, "rejected": MappingProxyType(values["rejected"]), "ended": MappingProxyType(values["ended"])}
     )
-
-
-def holders_by_site(holders: Iterable[Holder]) -> list[tuple[int, Site | None, float]]:
-    """Group holders by the line that holds: (count, site, longest hold in seconds), most connections first."""
-    groups: dict[Site | None, list[float]] = {}
-    for holder in holders:
-        groups.setdefault(holder.site, []).append(holder.held)
-    rows = [(len(held), site, max(held)) for site, held in groups.items()]
-    return sorted(rows, key=lambda row: (-row[0], -row[2]))
 
 
 @functools.lru_cache(maxsize=1024)

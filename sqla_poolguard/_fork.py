@@ -6,6 +6,9 @@ import os
 import weakref
 from typing import TYPE_CHECKING, Any, Final
 
+from sqla_poolguard import _holds
+from sqla_poolguard._ticker import ticker
+
 if TYPE_CHECKING:
     from sqla_poolguard._pool import GuardedPool
 
@@ -31,6 +34,8 @@ def _in_child() -> None:
             if fairy is not None:  # whoever holds a copy of it in the child can neither speak to the server nor close it
                 fairy.dbapi_connection = None  # type: ignore[assignment] # as SQLAlchemy does
         pool._watch.forget()
+    ticker.forget()
+    _holds.forget()
 
 
 if hasattr(os, "register_at_fork"):

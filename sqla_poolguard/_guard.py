@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from sqla_poolguard._observer import Observer
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["Guard"]
 
 Capture = Literal["site", "stack", "off"]
+Deadlock = Literal["fail", "warn"]
+Reclaim = Literal["never", "orphaned"]
 
 _TRUE: Final = frozenset({"true", "yes", "on", "1"})
 _FALSE: Final = frozenset({"false", "no", "off", "0"})
@@ -40,6 +42,15 @@ class Guard:
 
     hold_warning: float | None = 5.0
     """Seconds after which a lease is reported as overdue, once; None means never."""
+
+    await_warning: float | None = 1.0
+    """Seconds for which a connection may be idle while its holder awaits something that is not the database; None means for ever."""
+
+    deadlock: Deadlock = "fail"
+    """What to do when every holder waits for this very pool: "fail" one waiter at once, or only "warn"."""
+
+    reclaim: Reclaim = "never"
+    """Take back a connection whose task has finished ("orphaned"), or leave it ("never")."""
 
     max_waiting: int | None = None
     """Requests that may wait at one time; the next one gets `CheckoutRejected`; None means no limit."""
@@ -158,10 +169,14 @@ def _count(option: str, value: object) -> int | None:
     return int(number)
 
 
-def _choice(option: str, value: object) -> Capture:
-    if isinstance(value, str) and value in {"site", "stack", "off"}:
-        return cast("Capture", value)
-    raise _refuse(option, value, "'site', 'stack' or 'off'")
+def _choice(*allowed: str) -> Callable[[str, object], object]:
+    def check(option: str, value: object) -> str:
+        if isinstance(value, str) and value in allowed:
+            return value
+        named = [repr(one) for one in allowed]
+        raise _refuse(option, value, f"{', '.join(named[:-1])} or {named[-1]}")
+
+    return check
 
 
 def _switch(option: str, value: object) -> bool:
@@ -188,10 +203,13 @@ def _observers(option: str, value: object) -> tuple[Any, ...]:
 _CHECKS: Final[dict[str, Callable[[str, object], object]]] = {
     "name": _text,
     "hold_warning": _seconds,
+    "await_warning": _seconds,
+    "deadlock": _choice("fail", "warn"),
+    "reclaim": _choice("never", "orphaned"),
     "max_waiting": _count,
     "overflow_linger": _span,
     "ping_after": _seconds,
-    "capture": _choice,
+    "capture": _choice("site", "stack", "off"),
     "telemetry": _switch,
     "observers": _observers,
 }

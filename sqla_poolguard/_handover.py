@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sqla_poolguard._slots import Slots
     from sqla_poolguard._waiters import Waiter
 
-__all__ = ["Expired", "Handover"]
+__all__ = ["Expired", "Handover", "Stuck"]
 
 _EXPIRED: Final = object()
 
@@ -25,6 +25,10 @@ _await: Final[Callable[[Any], Any]] = getattr(concurrency, "await_", concurrency
 
 class Expired(Exception):  # noqa: N818 - a signal between rooms of the shell, never seen by a caller
     """The waiter's deadline has passed."""
+
+
+class Stuck(Exception):  # noqa: N818 - likewise
+    """The waiter would wait for ever; its arguments are the proof, line by line."""
 
 
 class Handover:
@@ -60,7 +64,7 @@ class Handover:
         except BaseException:
             if future.done() and not future.cancelled():
                 given = future.result()
-                if given is not _EXPIRED:
+                if _is_given(given):
                     self._take_back(given)
             else:
                 future.cancel()
@@ -69,12 +73,19 @@ class Handover:
             raise
         if given is _EXPIRED:
             raise Expired
+        if isinstance(given, Stuck):
+            raise given
         return given  # type: ignore[no-any-return]
 
     def expire(self, now: float) -> None:
         """Turn away every waiter whose deadline has passed."""
         for waiter in self._slots.expired(now):
             self._deliver(waiter, _EXPIRED)
+
+    def refuse(self, waiter: Waiter, proof: tuple[str, ...]) -> None:
+        """Turn a waiter away that would wait for ever."""
+        if self._slots.withdraw(waiter):
+            self._deliver(waiter, Stuck(*proof))
 
     def give_back(self, record: GuardedRecord) -> None:
         """Take a record from whoever had it; one without a connection is only a free slot."""
@@ -151,7 +162,7 @@ class Handover:
         try:
             future.set_result(given)
         except InvalidStateError:  # it has been cancelled since: from another loop, or by asyncio's handler of ctrl-C
-            if given is not _EXPIRED:
+            if _is_given(given):
                 self._take_back(given)
 
     def _take_back(self, given: GuardedRecord | None) -> None:
@@ -160,3 +171,8 @@ class Handover:
             self.free(None)
         else:
             self.give_back(given)
+
+
+def _is_given(given: Any) -> bool:
+    """Tell whether a waiter was given something, and not turned away."""
+    return given is not _EXPIRED and not isinstance(given, Stuck)

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sqla_poolguard._callsite import Place
+    from sqla_poolguard._finding import FindingKind
     from sqla_poolguard._slots import Slots
+    from sqla_poolguard._streak import Streak
 
 __all__ = ["SAMPLES_KEPT", "Lease", "Ledger"]
 
@@ -31,7 +33,7 @@ class Lease:
     The task is a weak reference: a strong one would keep its frames alive, and with them the connection that it leaks.
     """
 
-    __slots__ = ("delay", "ending", "granted_at", "idle_since", "overdue", "place", "task", "waited")
+    __slots__ = ("delay", "ending", "granted_at", "idle_since", "place", "reported", "streak", "task", "waited")
 
     def __init__(self) -> None:
         self.granted_at: float | None = None
@@ -42,8 +44,10 @@ class Lease:
         self.place: Place | None = None
         self.ending: Ending | None = None
         """How it is going to end, where an event has told so already."""
-        self.overdue = False
-        """Whether it was reported as held too long."""
+        self.reported: tuple[FindingKind, ...] = ()
+        """What was reported of it."""
+        self.streak: Streak | None = None
+        """What samples have shown of it, or of an earlier lease: that is told by `granted_at`."""
         self.idle_since = 0.0
         """When it last ended, on the pool's clock."""
         self.delay: tuple[float, int] | None = None
@@ -137,7 +141,7 @@ class Ledger:
             raise AssertionError(msg)
         held = now - granted_at
         lease.granted_at = lease.task = lease.place = None
-        lease.overdue = False
+        lease.reported = ()
         lease.idle_since = now
         self.ended[ending] += 1
         self.samples.append((lease.waited, held))

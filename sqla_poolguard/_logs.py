@@ -5,14 +5,25 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
+from sqla_poolguard._finding import FindingKind
 from sqla_poolguard._observer import Observer
 
 if TYPE_CHECKING:
     from sqla_poolguard._facts import Checkout, Holder, Site
+    from sqla_poolguard._finding import Finding
 
 __all__ = ["LogObserver"]
 
 _log: Final = logging.getLogger("sqla_poolguard")
+
+_FOUND: Final = {
+    FindingKind.HELD_ACROSS_AWAIT: "connection held across an await: the line",
+    FindingKind.ORPHANED: "connection orphaned: the task that checked it out has finished",
+    FindingKind.NESTED: "connection held while a second one is asked for: the line",
+    FindingKind.DEADLOCK: "deadlock: all holders wait for this very pool; the waiter",
+    FindingKind.LOOP_BLOCKED: "connection held while its holder blocks the event loop",
+}
+_LEVELS: Final = {FindingKind.DEADLOCK: logging.ERROR}
 
 
 class LogObserver(Observer):
@@ -35,13 +46,40 @@ class LogObserver(Observer):
             extra={"poolguard": holder},
         )
 
+    def found(self, finding: Finding) -> None:
+        """Warn of a line that holds a connection while it should not; said once for it, then counted."""
+        if finding.kind not in _FOUND:  # the others have words of their own here
+            return
+        _log.log(
+            _LEVELS.get(finding.kind, logging.WARNING),
+            "pool %r: %s%s%s; held for %.1f s (%.1f s in the database), %s%s%s",
+            finding.pool,
+            _FOUND[finding.kind],
+            f" at {finding.current} awaits {finding.awaiting}"
+            if finding.awaiting
+            else f" at {finding.current}"
+            if finding.current
+            else "",
+            " (idle in transaction)" if finding.in_transaction and finding.kind is not FindingKind.DEADLOCK else "",
+            finding.held,
+            finding.in_database,
+            _who(finding.site, finding.task),
+            f", trace {finding.trace_id}" if finding.trace_id else "",
+            "".join(f"\n  {detail}" for detail in finding.details)
+            + (f"\n  {finding.count} times by now" if finding.count > 1 else ""),
+            extra={"poolguard": finding},
+        )
+
     def returned(self, checkout: Checkout) -> None:
         """Warn again, so that the first warning is not taken for a leak."""
+        known = checkout.in_database is not None and checkout.elsewhere is not None
+        split = f", {checkout.in_database:.1f} s of it in the database, {checkout.elsewhere:.1f} s awaiting something else"
         _log.warning(
-            "pool %r: connection came back after %.1f s (%s): %s",
+            "pool %r: connection came back after %.1f s (%s%s): %s",
             checkout.pool,
             checkout.held,
             checkout.ending,
+            split if known and "".join(checkout.reported) != "overdue" else "",
             _who(checkout.site, checkout.task),
             extra={"poolguard": checkout},
         )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sqla_poolguard._facts import Checkout, Holder, Opened, Rejection, Wait
+    from sqla_poolguard._finding import Finding
 
 __all__ = ["Observer"]
 
@@ -47,8 +48,15 @@ class Observer:
     def overdue(self, holder: Holder) -> None:
         """A lease is held longer than `hold_warning`; said once per lease."""
 
+    def found(self, finding: Finding) -> None:
+        """
+        Something is wrong with a lease, and it is named: see `FindingKind`.
+
+        Said once for the lines concerned, and again after ten minutes if it is still so, with a count.
+        """
+
     def returned(self, checkout: Checkout) -> None:
-        """A lease that was reported as overdue ended after all, in another way than by leaking."""
+        """A lease that was reported, as overdue or by `found`, ended after all, in another way than by leaking."""
 
     def leaked(self, checkout: Checkout) -> None:
         """A connection was never given back: the garbage collector found it."""

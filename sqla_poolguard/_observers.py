@@ -26,6 +26,7 @@ class Observers:
         "_failed",
         "_waits",
         "ended",
+        "found",
         "granted",
         "leaked",
         "opened",
@@ -45,6 +46,7 @@ class Observers:
         self.rejected = _bound(everyone, "rejected")
         self.opened = _bound(everyone, "opened")
         self.overdue = _bound(everyone, "overdue")
+        self.found = _bound(everyone, "found")
         self.returned = _bound(everyone, "returned")
         self.leaked = _bound(everyone, "leaked")
         self._failed: set[Callable[[Any], None]] = set()

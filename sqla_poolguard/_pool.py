@@ -227,7 +227,9 @@ class GuardedPool(Figures):
             if lease.granted_at is None:
                 if record.dbapi_connection is None:
                     record.write_off()
-            elif lease.ending is None and not lease.overdue and record.dbapi_connection is not None and not self._observers.ended:
+            elif (
+                lease.ending is None and not lease.reported and record.dbapi_connection is not None and not self._observers.ended
+            ):
                 self._ledger.end(lease, self._clock(), _CHECKED_IN)
             else:
                 self._watch.ended(record, lease)

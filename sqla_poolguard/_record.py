@@ -14,6 +14,7 @@ from sqlalchemy.pool.base import _ConnectionRecord
 
 from sqla_poolguard._facts import Ending
 from sqla_poolguard._ledger import Lease
+from sqla_poolguard._probe import count_operations, driver_of
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -103,9 +104,10 @@ def listen(pool: GuardedPool) -> None:
     event.listen(pool, "detach", _detached)
 
 
-def _connected(_connection: object, record: GuardedRecord) -> None:
+def _connected(connection: object, record: GuardedRecord) -> None:
     record.loop = _get_running_loop()
     record.counted = True
+    count_operations(driver_of(connection))
     # SQLAlchemy notes in `starttime` when it began to connect, on the wall clock; a clock that was set back reads as 0
     record.guarded._watch.opened(max(time.time() - record.starttime, 0.0))
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+from asyncio.events import _get_running_loop
 from collections import deque
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from sqla_poolguard._callsite import site_of, stack_of, task_name
 from sqla_poolguard._facts import Checkout, Holder, PoolSnapshot, Reason, Rejection, Wait
+from sqla_poolguard._finding import Finding, FindingKind
+from sqla_poolguard._findings import Findings
+from sqla_poolguard._holds import declarations
 from sqla_poolguard._retry import RetryLine
+from sqla_poolguard._verdict import deadlocked, judge
 from sqla_poolguard.errors import CheckoutRejected, CheckoutTimeout
 
 if TYPE_CHECKING:
@@ -18,9 +23,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sqla_poolguard._facts import Ending
+    from sqla_poolguard._finding import Verdict
     from sqla_poolguard._ledger import Lease, Ledger
     from sqla_poolguard._observers import Observers
+    from sqla_poolguard._sampler import Sampler
+    from sqla_poolguard._sight import Sight
     from sqla_poolguard._slots import Slots
+    from sqla_poolguard._streak import Streak
     from sqla_poolguard.errors import CheckoutError
 
 __all__ = ["Reporter"]
@@ -39,24 +48,96 @@ class Reporter:
         self.name = name
         self.ledger = ledger
         self.observers = observers
+        self.findings = Findings()
         self._late: deque[tuple[Listeners, object]] = deque()
         self._retry = RetryLine()
-        self._last_look: tuple[float, tuple[int, int], PoolSnapshot] | None = None
+        self._last_look: tuple[float, tuple[int, int], PoolSnapshot, Verdict | None] | None = None
         self._hold = 0.0
 
     def holder(self, lease: Lease, now: float) -> Holder:
         """Describe a lease that is out."""
         held = max(now - lease.granted_at, 0.0) if lease.granted_at is not None else 0.0
-        place = lease.place
+        place, streak = lease.place, _streak_of(lease)
+        sight = streak.sight if streak is not None else None
         return Holder(
-            self.name, site_of(place), task_name(lease.task), held, lease.waited, overdue=lease.overdue, stack=stack_of(place)
+            self.name,
+            site_of(place),
+            task_name(lease.task),
+            held,
+            lease.waited,
+            overdue=FindingKind.OVERDUE in lease.reported,
+            stack=stack_of(place),
+            state=sight.state if sight is not None else None,
+            current=sight.current if sight is not None else None,
+            awaiting=sight.awaiting if sight is not None else None,
+            in_database=streak.in_database if streak is not None and sight is not None else None,
+            declared=streak.declared if streak is not None else None,
+            details=sight.details if sight is not None else (),
+            within=sight.within if sight is not None else (),
         )
 
     def checkout(self, lease: Lease, now: float, ending: Ending) -> Checkout:
         """Describe a lease that is just ending."""
         held = now - lease.granted_at if lease.granted_at is not None else 0.0
+        place, streak = lease.place, _streak_of(lease)
+        return Checkout(
+            self.name,
+            site_of(place),
+            task_name(lease.task),
+            lease.waited,
+            held,
+            ending,
+            stack_of(place),
+            reported=tuple(str(kind) for kind in lease.reported),
+            in_database=streak.in_database if streak is not None else None,
+            elsewhere=streak.elsewhere if streak is not None else None,
+        )
+
+    def found(
+        self,
+        lease: Lease,
+        streak: Streak | None,
+        kind: FindingKind,
+        sight: Sight | None,
+        now: float,
+        *,
+        idle: float = 0.0,
+        trace_id: str | None = None,
+    ) -> None:
+        """Write down what was found, and tell it if it is news."""
         place = lease.place
-        return Checkout(self.name, site_of(place), task_name(lease.task), lease.waited, held, ending, stack_of(place))
+        finding = Finding(
+            pool=self.name,
+            kind=kind,
+            site=site_of(place),
+            current=sight.current if sight is not None else None,
+            awaiting=sight.awaiting if sight is not None else None,
+            held=max(now - lease.granted_at, 0.0) if lease.granted_at is not None else 0.0,
+            idle=idle,
+            in_database=streak.in_database if streak is not None else 0.0,
+            elsewhere=streak.elsewhere if streak is not None else 0.0,
+            task=(sight.task if sight is not None else None) or task_name(lease.task),
+            trace_id=trace_id,
+            in_transaction=streak.in_transaction if streak is not None else None,
+            details=sight.details if sight is not None else (),
+        )
+        news = self.findings.note(finding, now)
+        if news is not None:
+            if kind is not FindingKind.OVERDUE:  # the caller has noted that one already
+                lease.reported += (kind,)
+            self.tell(self.observers.found, news)
+
+    def overdue(self, lease: Lease, now: float) -> None:
+        """Tell that a lease is held for long."""
+        streak = _streak_of(lease)
+        self.found(lease, streak, FindingKind.OVERDUE, streak.sight if streak is not None else None, now)
+        self.tell(self.observers.overdue, self.holder(lease, now))
+
+    def lost(self, lease: Lease, now: float) -> None:
+        """Count a lease that leaks. It tells nothing: the garbage collector calls."""
+        held = max(now - lease.granted_at, 0.0) if lease.granted_at is not None else 0.0
+        kind, site = FindingKind.LEAKED, site_of(lease.place)
+        self.findings.note(Finding(self.name, kind, site, None, None, held, 0.0, 0.0, 0.0, task_name(lease.task)), now)
 
     def wait(self, lease: Lease, queued: float, ahead: int) -> Wait:
         """Describe the wait that a lease took."""
@@ -94,6 +175,7 @@ class Reporter:
     def forget(self) -> None:
         """Forget what was still to be told, in a forked child: the parent tells it."""
         self._late.clear()
+        self.findings.forget()
         self._last_look = None
 
     def snapshot(self, slots: Slots[Any], now: float, *, but: int = 0) -> PoolSnapshot:
@@ -127,16 +209,24 @@ class Reporter:
             opened=ledger.opened,
             rejected=MappingProxyType({str(reason): count for reason, count in ledger.rejected.items()}),
             ended=MappingProxyType({str(ending): count for ending, count in ledger.ended.items()}),
+            findings=self.findings.listed(),
+            waste=self.findings.waste(),
+            declared=declarations(),
         )
 
-    def refusal(self, reason: Reason, waited: float, slots: Slots[Any], now: float) -> CheckoutError:
+    def refusal(
+        self, reason: Reason, waited: float, slots: Slots[Any], now: float, sampler: Sampler, proof: tuple[str, ...] = ()
+    ) -> CheckoutError:
         """Make the error for a request that gets no connection; a crowd that is refused together shares one snapshot, while nobody gets or gives back."""
         last, moves = self._last_look, (self.ledger.granted, sum(self.ledger.ended.values()))
         if last is None or last[1] != moves or not 0 <= now - last[0] < _LOOK_SHARED:
-            last = self._last_look = (now, moves, self.snapshot(slots, now, but=1))
+            blocked = sampler.look_now(_get_running_loop())
+            snapshot = self.snapshot(slots, now, but=1)
+            last = self._last_look = (now, moves, snapshot, judge(snapshot, blocked))
+        verdict = deadlocked(proof) if proof else last[3]
         retry_after = self._retry.next_turn(now, len(slots.waiters.queue), self._gap(slots, now))
         kind = CheckoutRejected if reason is Reason.QUEUE_FULL else CheckoutTimeout
-        return kind(reason=reason, waited=waited, retry_after=retry_after, snapshot=last[2])
+        return kind(reason=reason, waited=waited, retry_after=retry_after, snapshot=last[2], verdict=verdict)
 
     def rejection(self, reason: Reason, waited: float, place: Any, task: str | None, error: BaseException) -> Rejection:
         """Describe a request that got nothing."""
@@ -154,3 +244,9 @@ class Reporter:
         current = [now - lease.granted_at for lease in slots.leases() if lease.granted_at is not None]
         typical = max(self._hold, sum(current) / len(current) if current else 0.0)
         return typical / max(slots.taken, 1)
+
+
+def _streak_of(lease: Lease) -> Streak | None:
+    """Give what samples have shown of a lease; None if it was not looked at."""
+    streak = lease.streak
+    return streak if streak is not None and streak.granted_at == lease.granted_at else None

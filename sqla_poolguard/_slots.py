@@ -149,6 +149,11 @@ class Slots(Generic[R]):
         with self._lock:
             return self.waiters.next_deadline()
 
+    def withdraw(self, waiter: Waiter) -> bool:
+        """Take out a waiter that is to be turned away; False if it waits no more."""
+        with self._lock:
+            return not waiter.future.done() and self.waiters.remove(waiter)
+
     def gave_up(self, waiter: Waiter) -> None:
         """Note that a waiter left by itself; to be followed by a match."""
         with self._lock:
@@ -184,11 +189,15 @@ class Slots(Generic[R]):
         self.taken = 0
         return abandoned
 
-    def leases(self) -> list[Lease]:
-        """Look at the leases that are out, in no order."""
+    def out(self) -> list[R]:
+        """Look at the records that are out, in no order."""
         with self._lock:
             records = list(self.records)
-        return [record.lease for record in records if record.lease.granted_at is not None]
+        return [record for record in records if record.lease.granted_at is not None]
+
+    def leases(self) -> list[Lease]:
+        """Look at the leases that are out, in no order."""
+        return [record.lease for record in self.out()]
 
     def broken_law(self) -> str | None:
         """Compare the slots with their law; return the figures if it does not hold."""

@@ -11,7 +11,7 @@ import sqlalchemy.exc
 
 from sqla_poolguard._deadline import Deadline, DeadlinePassed
 from sqla_poolguard._facts import Reason
-from sqla_poolguard._handover import Expired
+from sqla_poolguard._handover import Expired, Stuck
 from sqla_poolguard._ping import ping
 from sqla_poolguard.errors import CheckoutError
 
@@ -74,6 +74,8 @@ class Supply:
                 given = pool._handover.wait(waiter)
             except Expired:
                 raise pool._watch.refusal(Reason.TIMEOUT, asked_at) from None
+            except Stuck as stuck:
+                raise pool._watch.refusal(Reason.DEADLOCK, asked_at, stuck.args) from None
             delay = (pool._clock() - asked_at, waiter.ahead)
             if given is None:
                 record = self._open(asked_at)

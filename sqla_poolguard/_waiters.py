@@ -121,14 +121,14 @@ class Waiters:
             waiter = self.queue[0]
             if not waiter.future.done():
                 return waiter
-            self._remove(waiter)
+            self.remove(waiter)
         return None
 
     def expired(self, now: float) -> list[Waiter]:
         """Take out every live waiter whose deadline has passed, the oldest first."""
         out = []
         while (waiter := self.first()) is not None and waiter.deadline <= now:
-            if self._remove(waiter):
+            if self.remove(waiter):
                 out.append(waiter)
         return out
 
@@ -137,7 +137,7 @@ class Waiters:
         waiter = self.first()
         return math.inf if waiter is None else waiter.deadline
 
-    def _remove(self, waiter: Waiter) -> bool:
+    def remove(self, waiter: Waiter) -> bool:
         """Take a waiter out; False if the garbage collector, or another thread, has just handed it something."""
         try:
             self.queue.remove(waiter)

@@ -13,6 +13,8 @@ from sqlalchemy.util.concurrency import greenlet_spawn
 
 from sqla_poolguard._callsite import this_task
 from sqla_poolguard._facts import Ending, Opened, Reason
+from sqla_poolguard._finding import FindingKind
+from sqla_poolguard._sampler import Sampler
 from sqla_poolguard._sweeper import Sweeper
 from sqla_poolguard._waiters import Waiter
 from sqla_poolguard.errors import CheckoutError
@@ -54,6 +56,7 @@ class Watch:
         self._trimming: set[Task[None]] = set()
         handover.linger = self._put_off_closing
         self._sweeper = Sweeper(self._sweep)
+        self.sampler = Sampler(guard, slots, handover, reporter, clock, self._rest)
         self._home: AbstractEventLoop | None = None
         """The event loop of the last checkout."""
         self._timed = False
@@ -83,6 +86,11 @@ class Watch:
         self._timed = True
         if loop is not None:
             self._sweeper.wake_by(now + self._hold_warning, now)
+            self.sampler.wake(loop)
+
+    def _rest(self) -> None:
+        """Have the next checkout wake the sampler again."""
+        self._timed = False
 
     def ended(self, record: GuardedRecord, lease: Lease) -> None:
         """Note how a lease ended; may be called by the garbage collector, in any thread."""
@@ -91,7 +99,7 @@ class Watch:
             ending = Ending.CHECKED_IN if record.dbapi_connection is not None else Ending.DETACHED
         now = self._clock()
         try:
-            if lease.overdue or ending is Ending.LEAKED or self._observers.ended:
+            if lease.reported or ending is Ending.LEAKED or self._observers.ended:
                 self._tell_ended(lease, now, ending)
         finally:
             self.ledger.end(lease, now, ending)
@@ -100,9 +108,10 @@ class Watch:
         observers = self._observers
         checkout = self.reporter.checkout(lease, now, ending)
         if ending is Ending.LEAKED:
+            self.reporter.lost(lease, now)
             self.reporter.tell_later(observers.leaked + observers.ended, checkout, self._home)
         else:
-            self.reporter.tell(observers.returned + observers.ended if lease.overdue else observers.ended, checkout)
+            self.reporter.tell(observers.returned + observers.ended if lease.reported else observers.ended, checkout)
 
     def refused(self, error: BaseException, asked_at: float, place: Place | None) -> None:
         """Note that a request failed, and why."""
@@ -117,10 +126,10 @@ class Watch:
             name = task.get_name() if task is not None else None
             self.reporter.tell(listeners, self.reporter.rejection(reason, self._clock() - asked_at, place, name, error))
 
-    def refusal(self, reason: Reason, asked_at: float) -> CheckoutError:
+    def refusal(self, reason: Reason, asked_at: float, proof: tuple[str, ...] = ()) -> CheckoutError:
         """Make the error for a request that gets no connection."""
         now = self._clock()
-        return self.reporter.refusal(reason, now - asked_at, self._slots, now)
+        return self.reporter.refusal(reason, now - asked_at, self._slots, now, self.sampler, proof)
 
     def opened(self, seconds: float) -> None:
         """Note a physical connection."""
@@ -145,6 +154,7 @@ class Watch:
     def snapshot(self) -> PoolSnapshot:
         """Look at the pool as it is now."""
         self.reporter.tell_late()
+        self.sampler.look_now(_get_running_loop())
         return self.reporter.snapshot(self._slots, self._clock())
 
     def _sweep(self) -> None:
@@ -184,12 +194,16 @@ class Watch:
     def _report_overdue(self, now: float) -> float:
         """Report the leases that are overdue, once each; return when to look again, infinity if nothing else is out."""
         due = math.inf
-        for lease in self._slots.leases():
-            if lease.overdue or lease.granted_at is None:
+        for record in self._slots.out():
+            lease = record.lease
+            if FindingKind.OVERDUE in lease.reported or lease.granted_at is None:
                 continue
             if now - lease.granted_at >= self._hold_warning - _TIMER_SLACK:
-                lease.overdue = True
-                self.reporter.tell(self._observers.overdue, self.reporter.holder(lease, now))
+                if self.sampler.excused(record):
+                    continue
+                self.sampler.look_now(_get_running_loop())
+                lease.reported += (FindingKind.OVERDUE,)
+                self.reporter.overdue(lease, now)
             else:
                 due = min(due, lease.granted_at + self._hold_warning)
         self._timed = due < math.inf

@@ -7,14 +7,20 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import sqlalchemy.exc
 
-from sqla_poolguard._facts import Reason, holders_by_site
+from sqla_poolguard._facts import HolderState, Reason
 
 if TYPE_CHECKING:
-    from sqla_poolguard._facts import PoolSnapshot
+    from sqla_poolguard._facts import Holder, PoolSnapshot
+    from sqla_poolguard._finding import Verdict
 
 __all__ = ["CheckoutError", "CheckoutRejected", "CheckoutTimeout"]
 
 _SITES_SHOWN = 10
+_STATES = {
+    HolderState.IN_DATABASE: "in the database",
+    HolderState.RUNNING: "running",
+    HolderState.ORPHANED: "its task has finished",
+}
 
 
 class CheckoutError(sqlalchemy.exc.TimeoutError):
@@ -25,7 +31,15 @@ class CheckoutError(sqlalchemy.exc.TimeoutError):
     """The HTTP status that fits."""
     title: ClassVar[str] = "No database connection"
 
-    def __init__(self, *, reason: Reason, waited: float, retry_after: float | None, snapshot: PoolSnapshot) -> None:
+    def __init__(
+        self,
+        *,
+        reason: Reason,
+        waited: float,
+        retry_after: float | None,
+        snapshot: PoolSnapshot,
+        verdict: Verdict | None = None,
+    ) -> None:
         """
         Make the error and its message.
 
@@ -34,6 +48,7 @@ class CheckoutError(sqlalchemy.exc.TimeoutError):
             waited: seconds the caller had waited.
             retry_after: seconds after which a retry has a fair chance; None if nothing is known.
             snapshot: the pool at this moment.
+            verdict: why it is exhausted.
         """
         self.reason = str(reason)
         """Why there was no connection, one of the `Reason` values."""
@@ -43,7 +58,9 @@ class CheckoutError(sqlalchemy.exc.TimeoutError):
         """Seconds after which a retry has a fair chance; None if nothing is known."""
         self.snapshot = snapshot
         """The pool at that moment, its holders included."""
-        super().__init__(_message(self.reason, waited, snapshot), code=self.code)
+        self.verdict = verdict
+        """Why it was exhausted, on what evidence, and what helps."""
+        super().__init__(_message(self.reason, waited, snapshot, verdict), code=self.code)
 
     def to_problem(self) -> dict[str, Any]:
         """
@@ -65,7 +82,7 @@ class CheckoutError(sqlalchemy.exc.TimeoutError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the facts; the message is made from them again."""
-        return _restore, (type(self), self.reason, self.waited, self.retry_after, self.snapshot)
+        return _restore, (type(self), self.reason, self.waited, self.retry_after, self.snapshot, self.verdict)
 
 
 class CheckoutTimeout(CheckoutError):  # noqa: N818 - named as SQLAlchemy names its own
@@ -80,20 +97,53 @@ class CheckoutRejected(CheckoutError):  # noqa: N818 - likewise
     title = "Too many requests wait for a database connection"
 
 
-def _restore(kind: type[CheckoutError], reason: str, waited: float, retry: float | None, snap: PoolSnapshot) -> CheckoutError:
-    return kind(reason=Reason(reason), waited=waited, retry_after=retry, snapshot=snap)
+def _restore(
+    kind: type[CheckoutError], reason: str, waited: float, retry: float | None, snap: PoolSnapshot, verdict: Verdict | None
+) -> CheckoutError:
+    return kind(reason=Reason(reason), waited=waited, retry_after=retry, snapshot=snap, verdict=verdict)
 
 
-def _message(reason: str, waited: float, snapshot: PoolSnapshot) -> str:
-    """Say what happened, in figures, and who holds the connections."""
+def _message(reason: str, waited: float, snapshot: PoolSnapshot, verdict: Verdict | None) -> str:
+    """Say what happened, in figures, why, who holds the connections, and what helps."""
     if reason == Reason.QUEUE_FULL:
-        head = f"no connection: the queue is full: {snapshot}"
+        lines = [f"no connection: the queue is full: {snapshot}"]
+    elif reason == Reason.DEADLOCK:
+        lines = [f"no connection, after {waited:.2f} s, and never would be: {snapshot}"]
     else:
-        head = f"no connection after {waited:.2f} s: {snapshot}"
-    rows = holders_by_site(snapshot.holders)
-    width = max((len(str(site or "(unknown)")) for _, site, _ in rows[:_SITES_SHOWN]), default=0)
-    lines = [f"  {count:>3} x  {site or '(unknown)'!s:<{width}}   held {held:.1f} s" for count, site, held in rows[:_SITES_SHOWN]]
+        lines = [f"no connection after {waited:.2f} s: {snapshot}"]
+    if verdict is not None:
+        lines.append(f"verdict: {verdict}")
+    rows = _by_site(snapshot.holders)
+    sites = [str(holders[0].site or "(unknown)") for holders in rows[:_SITES_SHOWN]]
+    width = max(map(len, sites), default=0)
+    lines += [f"  {len(holders):>3} x  {site:<{width}}   {_doing(holders)}" for site, holders in zip(sites, rows, strict=False)]
     if len(rows) > _SITES_SHOWN:
-        rest = sum(count for count, _, _ in rows[_SITES_SHOWN:])
+        rest = sum(len(holders) for holders in rows[_SITES_SHOWN:])
         lines.append(f"  {rest:>3} x  at {len(rows) - _SITES_SHOWN} other lines")
-    return "\n".join([head, *lines])
+    if verdict is not None and verdict.remedies:
+        lines.append("remedies:")
+        lines += [f"  {number}. {remedy}" for number, remedy in enumerate(verdict.remedies, 1)]
+    return "\n".join(lines)
+
+
+def _by_site(holders: tuple[Holder, ...]) -> list[list[Holder]]:
+    """Group holders by the line that holds and what it awaits; most connections first, then the longest hold."""
+    groups: dict[object, list[Holder]] = {}
+    for holder in holders:
+        groups.setdefault((holder.site, holder.state, holder.current, holder.awaiting, holder.declared), []).append(holder)
+    return sorted(groups.values(), key=lambda group: (-len(group), -max(holder.held for holder in group)))
+
+
+def _doing(holders: list[Holder]) -> str:
+    """Say for how long some connections have been held at one line, and what their holders do."""
+    first = max(holders, key=lambda holder: holder.held)
+    held = f"held {first.held:.1f} s"
+    if first.in_database is not None:
+        held += f" (database {first.in_database:.1f} s)"
+    if first.declared is not None:
+        return f"{held}   declared: {first.declared}"
+    if first.state is None:
+        return held
+    what = f"awaiting {first.awaiting}" if first.awaiting is not None else _STATES.get(first.state, "")
+    where = f" at {first.current}" if first.current is not None and first.current != first.site else ""
+    return f"{held}   {what}{where}".rstrip()

@@ -18,7 +18,7 @@ from sqla_poolguard._facts import Reason
 from sqla_poolguard._observer import Observer
 from sqla_poolguard._otel._metrics import Metrics
 from sqla_poolguard._otel._names import SCHEMA_URL, SCOPE
-from sqla_poolguard._otel._spans import Spans
+from sqla_poolguard._otel._spans import Spans, trace_id_in
 from sqla_poolguard._version import own_version
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sqla_poolguard._ledger import Ledger
     from sqla_poolguard._otel._metrics import PoolMetrics
 
-__all__ = ["Telemetry", "observe"]
+__all__ = ["Telemetry", "observe", "trace_id_in"]
 
 _once: Final = threading.Lock()
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from opentelemetry.trace import SpanKind, StatusCode, get_current_span
+from opentelemetry.trace import SpanKind, StatusCode, format_trace_id, get_current_span
 
 from sqla_poolguard._otel import _names as names
 from sqla_poolguard.errors import CheckoutError
 
 if TYPE_CHECKING:
+    from contextvars import Context
+
     from opentelemetry.trace import Span, Tracer
 
     from sqla_poolguard._facts import Rejection, Site, Wait
 
-__all__ = ["WORTH_SEEING", "Spans"]
+__all__ = ["WORTH_SEEING", "Spans", "trace_id_in"]
 
 WORTH_SEEING: Final = 0.05
 """Seconds from which a wait that ended well gets a span."""
@@ -92,3 +94,12 @@ def _attributes(fact: Wait | Rejection, outcome: str) -> dict[str, Any]:
 def _name_of(kind: type[BaseException]) -> str:
     """Give the canonical name of an exception, as OpenTelemetry does."""
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def trace_id_in(context: Context) -> str | None:
+    """Tell in which trace a context is, in 32 hexadecimal digits; None outside of one."""
+    try:
+        found = context.run(get_current_span).get_span_context()
+    except RuntimeError:  # it is entered already: the task runs
+        return None
+    return format_trace_id(found.trace_id) if found.is_valid else None

@@ -8,6 +8,7 @@ import pytest
 from doubles.virtual import VirtualLoop
 
 from sqla_poolguard import _fastlane, _naming
+from sqla_poolguard._ticker import ticker
 
 
 def pytest_asyncio_loop_factories(config, item):
@@ -22,6 +23,12 @@ def lane(request, monkeypatch):
     if request.param == "safe":
         monkeypatch.setattr(_fastlane, "CLOSED_BECAUSE", "a test")
     return request.param
+
+
+@pytest.fixture(autouse=True)
+def nobody_looks(monkeypatch):
+    """Keep the thread away that looks in real time at what happens in virtual time."""
+    monkeypatch.setattr(ticker, "enabled", False)
 
 
 @pytest.fixture(autouse=True)

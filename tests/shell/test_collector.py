@@ -48,7 +48,7 @@ async def test_slot_that_is_freed_while_waiters_are_turned_away(monkeypatch):
     held = await db.connect()
     order, seen = [], []
     tasks = await queue_up(db, order, "first", "second")
-    remove = Waiters._remove
+    remove = Waiters.remove
 
     def interrupted(waiters, waiter):
         seen.append(waiter)
@@ -56,7 +56,7 @@ async def test_slot_that_is_freed_while_waiters_are_turned_away(monkeypatch):
             held.sync_connection.close()
         return remove(waiters, waiter)
 
-    monkeypatch.setattr(Waiters, "_remove", interrupted)
+    monkeypatch.setattr(Waiters, "remove", interrupted)
     first, second = await asyncio.gather(*tasks, return_exceptions=True)
     assert (type(first), second, order) == (CheckoutTimeout, None, ["second"])
     assert elapsed() == 5.0

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from sqla_poolguard import Checkout, Ending, Holder, Opened, PoolSnapshot, Reason, Rejection, Site, Wait
-from sqla_poolguard._facts import holders_by_site, shorten
+from sqla_poolguard._facts import shorten
 
 SITE = Site("/app/orders.py", 48, "list_orders")
 FACTS = [
@@ -79,17 +79,6 @@ def test_paths_are_shortened(monkeypatch, tmp_path):
     assert shorten(str(tmp_path / "lib" / "deep" / "b.py")) == "b.py"
     assert shorten(str(tmp_path) + "-other" + os.sep + "c.py") == str(tmp_path) + "-other" + os.sep + "c.py"
     shorten.cache_clear()
-
-
-def test_holders_by_site():
-    """Most connections first, then the longest hold."""
-    a, b, c = Site("a", 1, "f"), Site("b", 1, "f"), None
-    held = [(a, 1.0), (b, 9.0), (a, 3.0), (c, 5.0), (b, 2.0), (c, 1.0), (c, 2.0)]
-    assert holders_by_site(Holder("p", site, None, seconds, 0.0) for site, seconds in held) == [
-        (3, c, 5.0),
-        (2, b, 9.0),
-        (2, a, 3.0),
-    ]
 
 
 def test_shorten_stands_a_strange_environment(monkeypatch, tmp_path):

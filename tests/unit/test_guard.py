@@ -24,6 +24,12 @@ GOOD = [
     ("hold_warning", "None", None),
     ("hold_warning", " none ", None),
     ("hold_warning", "", None),
+    ("await_warning", "0.25", 0.25),
+    ("await_warning", "none", None),
+    ("deadlock", "fail", "fail"),
+    ("deadlock", "warn", "warn"),
+    ("reclaim", "never", "never"),
+    ("reclaim", "orphaned", "orphaned"),
     ("max_waiting", None, None),
     ("max_waiting", 0, 0),
     ("max_waiting", 5.0, 5),
@@ -63,14 +69,16 @@ OBSERVER = "instances of a subclass of sqla_poolguard.Observer"
 BAD = [
     *(
         (name, value, SECONDS)
-        for name in ("hold_warning", "ping_after")
+        for name in ("hold_warning", "await_warning", "ping_after")
         for value in (0, -1, math.inf, -math.inf, "0", "-1", "inf")
     ),
-    *((name, value, SECONDS) for name in ("hold_warning", "ping_after") for value in ("soon", True, [], HUGE)),
+    *((name, value, SECONDS) for name in ("hold_warning", "await_warning", "ping_after") for value in ("soon", True, [], HUGE)),
     *(("overflow_linger", value, SPAN) for value in (None, -1, "none", "", math.inf, "long", False, HUGE)),
     *(("max_waiting", value, COUNT) for value in (-1, 1.5, "1.5", "many", True, math.inf, "-1", {})),
     *(("telemetry", value, SWITCH) for value in (None, 1, 0, "maybe", "")),
     *(("capture", value, CHOICE) for value in (None, "everything", "", "SITE", 1)),
+    *(("deadlock", value, "'fail' or 'warn'") for value in (None, True, "", "FAIL", "never")),
+    *(("reclaim", value, "'never' or 'orphaned'") for value in (None, False, "", "always", 1)),
     *(("name", value, TEXT) for value in ("", "  ", 5, b"orders")),
     *(("observers", value, "a sequence of sqla_poolguard.Observer instances") for value in (None, "me", b"me", me, 5)),
     ("observers", (Observer,), OBSERVER),
@@ -117,6 +125,9 @@ def test_defaults():
     assert dataclasses.asdict(Guard()) == {
         "name": None,
         "hold_warning": 5.0,
+        "await_warning": 1.0,
+        "deadlock": "fail",
+        "reclaim": "never",
         "max_waiting": None,
         "overflow_linger": 0.0,
         "ping_after": None,
@@ -140,7 +151,7 @@ def test_guard_is_a_value():
 
 def test_unknown_option():
     """A misspelt option is named, with all that there are."""
-    with pytest.raises(ValueError, match=r"unknown Guard option 'hold_warnin'; allowed: name, hold_warning, max_waiting, "):
+    with pytest.raises(ValueError, match=r"unknown Guard option 'hold_warnin'; allowed: name, hold_warning, await_warning, "):
         Guard.from_options({"hold_warnin": "2"})
 
 

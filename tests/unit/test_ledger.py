@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sqla_poolguard._facts import Ending, Reason
+from sqla_poolguard._finding import FindingKind
 from sqla_poolguard._ledger import SAMPLES_KEPT, Lease, Ledger
 from sqla_poolguard._slots import Slots
 
@@ -51,11 +52,11 @@ def test_lease_is_clean_for_its_next_holder(books):
     ledger.ask()
     ledger.grant(lease, 1.0, 0.5)
     assert lease.ending is None
-    lease.overdue, lease.place = True, ()
+    lease.reported, lease.place = (FindingKind.OVERDUE,), ()
     ledger.end(lease, 2.0, Ending.CHECKED_IN)
     ledger.ask()
     ledger.grant(lease, 3.0, 0.0)
-    assert (lease.ending, lease.overdue, lease.waited) == (None, False, 0.0)
+    assert (lease.ending, lease.reported, lease.waited) == (None, (), 0.0)
 
 
 def test_rejection(books):

@@ -89,7 +89,7 @@ def test_waiter_that_another_has_just_taken(join, monkeypatch):
     """Who is popped, by another thread or the collector, between being seen and being taken out is nobody's to take out."""
     waiters = Waiters()
     due = [join(waiters, 1.0) for _ in range(3)]
-    remove = Waiters._remove
+    remove = Waiters.remove
 
     def interrupted(waiters, waiter):
         if waiter is due[1]:
@@ -97,7 +97,7 @@ def test_waiter_that_another_has_just_taken(join, monkeypatch):
             waiter.future.set_result(None)
         return remove(waiters, waiter)
 
-    monkeypatch.setattr(Waiters, "_remove", interrupted)
+    monkeypatch.setattr(Waiters, "remove", interrupted)
     assert waiters.expired(1.0) == [due[0], due[2]]
     assert waiters.next_deadline() == math.inf
 

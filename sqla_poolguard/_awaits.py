@@ -1,0 +1,254 @@
+"""
+What a suspended task awaits: its chain of coroutines, down to the line of the application and to what it waits for.
+
+Pure inspection: nothing is patched, and nothing of what is seen is kept. It tells who is to be named for a gap
+that is a fact already; it never decides whether there is one.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from asyncio import Future, Task
+from inspect import CO_ASYNC_GENERATOR, CO_OPTIMIZED
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
+from typing import TYPE_CHECKING, Any, Final
+
+from sqla_poolguard._callsite import is_application, is_internal
+from sqla_poolguard._facts import Site
+from sqla_poolguard._joins import is_shield
+
+if TYPE_CHECKING:
+    from contextvars import Context
+    from types import CodeType, FrameType
+
+__all__ = ["Chain", "Hop", "chain_of", "context_of"]
+
+_MOST_HOPS: Final = 200
+_OPAQUE: Final = frozenset(
+    {"async_generator_asend", "async_generator_athrow", "anext_awaitable", "coroutine_wrapper", "FutureIter"}
+)
+"""Types of CPython and Cython that await something and do not say what; the garbage collector knows."""
+_INNER: Final = frozenset({"coroutine", "async_generator", "generator"})
+_DRIVERS: Final = frozenset({"asyncpg", "psycopg", "aiosqlite", "aiomysql", "asyncmy"})
+
+
+class Hop:
+    """One frame of a chain."""
+
+    __slots__ = ("code", "frame", "in_greenlet", "line")
+
+    def __init__(self, code: CodeType, frame: FrameType | None, *, in_greenlet: bool = False) -> None:
+        self.code = code
+        self.frame = frame
+        self.line = frame.f_lineno if frame is not None else code.co_firstlineno
+        self.in_greenlet = in_greenlet
+
+    @property
+    def name(self) -> str:
+        """The qualified name of the function; Cython's code objects have only the plain one."""
+        return getattr(self.code, "co_qualname", None) or self.code.co_name
+
+    @property
+    def module(self) -> str:
+        """The name of the module, as far as it can be told."""
+        if self.frame is not None:
+            return str(self.frame.f_globals.get("__name__", ""))
+        return self.code.co_filename.replace("\\", "/").removesuffix(".pyx").replace("/", ".")
+
+    @property
+    def package(self) -> str:
+        """The name of the top-level package."""
+        return self.module.partition(".")[0]
+
+    def local(self, name: str) -> Any:
+        """Read a local variable; None if there is none."""
+        return self.locals().get(name)
+
+    def locals(self) -> dict[str, Any]:
+        """
+        Read all local variables.
+
+        Before Python 3.13 the interpreter keeps the dictionary that it makes for this, and with it what a variable held,
+        even after the variable is gone: it is emptied at once, so that looking never keeps a connection alive.
+        """
+        frame = self.frame
+        if frame is None:
+            return {}
+        seen = frame.f_locals
+        copy = dict(seen)
+        if sys.version_info < (3, 13) and frame.f_code.co_flags & CO_OPTIMIZED:
+            seen.clear()
+        return copy
+
+
+class Chain:
+    """A task's coroutines from the outermost to the innermost, and the future in which they end."""
+
+    __slots__ = ("future", "hops", "task")
+
+    def __init__(self, task: Task[Any], hops: list[Hop], future: Future[Any] | None) -> None:
+        self.task = task
+        self.hops = hops
+        self.future = future
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the task is not waiting: what it awaited has come, or it has not begun, or it runs."""
+        if self.future is not None:
+            return self.future.done()
+        return not (self.hops and self.hops[-1].name == "__sleep0")
+
+    def line(self, package: str | None = None) -> int | None:
+        """
+        Find the innermost hop of the application.
+
+        Args:
+            package: the top-level package of the application, for one that is installed like a library.
+
+        Returns:
+            Its index; None if there is none.
+        """
+        for at in range(len(self.hops) - 1, -1, -1):
+            if is_application(self.hops[at].code.co_filename):
+                return at
+        for at in range(len(self.hops) - 1, -1, -1):
+            if package and self.hops[at].package == package:
+                return at
+        return None
+
+    def site(self, package: str | None = None) -> Site | None:
+        """Give the innermost line of the application; else the outermost line there is."""
+        if not self.hops:
+            return None
+        hop = self.hops[self.line(package) or 0]
+        return Site(hop.code.co_filename, hop.line, hop.name)
+
+    def awaited(self, package: str | None = None) -> str:
+        """Say what the innermost line of the application awaits, as `package function`."""
+        at = self.line(package)
+        below = [hop for hop in self.hops[(at or 0) + 1 :] if not is_internal(hop.code.co_filename)]
+        below = [hop for hop in below if not hop.name.startswith("_")] or below
+        drivers = [hop for hop in below if hop.package in _DRIVERS]
+        if drivers:
+            return f"the database, over {drivers[0].package}"
+        if below:
+            return f"{below[0].package} {below[0].name.rpartition('<locals>.')[2]}"
+        return _name(self.future)
+
+    def frameworks(self, code: CodeType | None) -> tuple[str, ...]:
+        """
+        Name the parts of frameworks in which it is, for which there are remedies.
+
+        Args:
+            code: the function that checked the connection out, if it is known.
+        """
+        names = {(hop.package, hop.name) for hop in self.hops}
+        in_fastapi = any(package == "fastapi" for package, _ in names)
+        elsewhere = code is not None and all(hop.code is not code for hop in self.hops)
+        found = []
+        if ("starlette", "StreamingResponse.stream_response") in names:
+            found.append("starlette StreamingResponse")
+        if ("starlette", "BackgroundTask.__call__") in names:
+            found.append("starlette BackgroundTask")
+        if in_fastapi and (elsewhere or any(name.endswith("Response.__call__") for _, name in names)):
+            found.append("fastapi dependency")
+        elif elsewhere and code is not None and code.co_flags & CO_ASYNC_GENERATOR:
+            found.append("async generator")
+        if hasattr(self.future, "_children"):
+            found.append("asyncio gather")
+        return tuple(found)
+
+    def is_within(self, driver: object) -> bool:
+        """Tell whether it waits inside a driver's connection; not where the driver waits for the application's own code."""
+        for hop in reversed(self.hops):
+            if is_application(hop.code.co_filename):
+                return False
+            if hop.package in _DRIVERS and any(value is driver for value in _owners(hop)):
+                return True
+        return False
+
+    def feeds(self, driver: object) -> bool:
+        """Tell whether a driver's connection waits for the application's own code, the source of a COPY."""
+        at = self.line()
+        return at is not None and any(
+            hop.package in _DRIVERS and any(value is driver for value in _owners(hop)) for hop in self.hops[:at]
+        )
+
+
+def chain_of(task: Task[Any]) -> Chain:
+    """Follow a suspended task down to what it waits for."""
+    hops: list[Hop] = []
+    future: Future[Any] | None = None
+    awaited: Any = task.get_coro()
+    for _ in range(_MOST_HOPS):
+        if awaited is None:
+            break
+        if isinstance(awaited, Future):
+            future = awaited
+            break
+        awaited = _step(awaited, hops)
+    if future is None:
+        future = getattr(task, "_fut_waiter", None)
+    return Chain(task, hops, future)
+
+
+def context_of(chain: Chain) -> Context | None:
+    """Give the context in which a suspended task runs; None if it cannot be told."""
+    get: Any = getattr(chain.task, "get_context", None)  # Python 3.12
+    if get is not None:
+        return get()  # type: ignore[no-any-return]
+    for callback, context in getattr(chain.future, "_callbacks", None) or ():
+        if getattr(callback, "__self__", None) is chain.task:
+            return context  # type: ignore[no-any-return]
+    return None
+
+
+def _step(awaited: Any, hops: list[Hop]) -> Any:
+    """Note the frame of one awaitable, and give what it awaits in turn."""
+    kind = type(awaited)
+    if kind is CoroutineType or hasattr(kind, "cr_await"):  # the latter: Cython
+        hops.append(Hop(awaited.cr_code, awaited.cr_frame))
+        if awaited.cr_code.co_name == "greenlet_spawn":
+            hops += _in_greenlet(hops[-1])
+        return awaited.cr_await
+    if kind is AsyncGeneratorType:
+        hops.append(Hop(awaited.ag_code, awaited.ag_frame))
+        return awaited.ag_await
+    if kind is GeneratorType or hasattr(kind, "gi_yieldfrom"):
+        hops.append(Hop(awaited.gi_code, awaited.gi_frame))
+        return awaited.gi_yieldfrom
+    for inner in gc.get_referents(awaited):
+        name = type(inner).__name__
+        if isinstance(inner, Future) or name in _INNER or name in _OPAQUE:
+            return inner
+    return None
+
+
+def _in_greenlet(spawn: Hop) -> list[Hop]:
+    """Give the frames of the synchronous code that SQLAlchemy runs in a greenlet, between its coroutine and the driver's."""
+    greenlet = spawn.local("context")
+    frame = getattr(greenlet, "gr_frame", None)
+    hops: list[Hop] = []
+    while frame is not None and len(hops) < _MOST_HOPS:
+        hops.append(Hop(frame.f_code, frame, in_greenlet=True))
+        frame = frame.f_back
+    return hops[::-1]
+
+
+def _owners(hop: Hop) -> list[Any]:
+    """Give what a driver's frame works for: its connection, be it a cursor's."""
+    own = hop.local("self")
+    return [own, getattr(own, "_connection", None), getattr(own, "_conn", None), hop.local("conn")]
+
+
+def _name(future: Future[Any] | None) -> str:
+    if future is None:
+        return "asyncio sleep(0)"
+    if isinstance(future, Task):
+        return f"task {future.get_name()!r}"
+    if hasattr(future, "_children"):
+        return "asyncio gather"
+    if is_shield(future):
+        return "asyncio shield"
+    return "a future"

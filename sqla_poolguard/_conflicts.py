@@ -1,0 +1,135 @@
+"""Proves that the holders of a pool wait for that very pool: then nobody can go on, and somebody must be told so."""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import Future
+from typing import TYPE_CHECKING, Any, Final
+
+from sqla_poolguard import _probe, _reach
+from sqla_poolguard._awaits import chain_of
+from sqla_poolguard._callsite import site_of
+from sqla_poolguard._joins import joined
+from sqla_poolguard._waitgraph import WaitGraph
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop, Task
+    from collections.abc import Iterable
+
+    from sqla_poolguard._record import GuardedRecord
+    from sqla_poolguard._sampler import Sampler
+    from sqla_poolguard._waiters import Waiter
+
+__all__ = ["find_deadlock"]
+
+_MOST_TASKS: Final = 5000
+
+
+def find_deadlock(
+    sampler: Sampler, samplers: Iterable[Sampler], loop: AbstractEventLoop
+) -> tuple[Waiter, tuple[str, ...]] | None:
+    """
+    Look for a deadlock in an exhausted pool.
+
+    Args:
+        sampler: of the pool.
+        samplers: of every pool that is used in the loop.
+        loop: the running loop.
+
+    Returns:
+        The waiter that is to be told, and the proof, line by line; None if somebody can go on.
+    """
+    if any(_can_come_back(record) for record in sampler.slots.out()):
+        return None
+    graph, known = _graph(samplers)
+    if not graph.stuck(sampler):
+        return None
+    out = sampler.slots.out()
+    fairies = [fairy for record in out if (fairy := record.fairy_ref() if record.fairy_ref is not None else None) is not None]
+    tasks = asyncio.all_tasks(loop)
+    if len(tasks) > _MOST_TASKS or any(
+        _reaches_any(task, fairies) for task in tasks if id(task) not in known and not task.done()
+    ):
+        return None  # somebody else may give one back
+    holding = {id(task) for record in out if (task := _owner(record)) is not None}
+    waiters = sampler.slots.waiters.live(_MOST_TASKS)
+    if not waiters:
+        return None
+    own = [waiter for waiter in waiters if waiter.task is not None and id(waiter.task()) in holding] or waiters
+    lines = tuple(
+        f"checked out at {site_of(record.lease.place)}, {_doing(task)}" for record in out if (task := _owner(record)) is not None
+    )
+    return own[-1], lines
+
+
+def _can_come_back(record: GuardedRecord) -> bool:
+    """Tell at a glance whether a holder can go on: its query will be answered, or it is not known who it is."""
+    if _owner(record) is None:
+        return True
+    look = _probe.look(_probe.driver_of(record.dbapi_connection))
+    return look is not None and look.busy
+
+
+def _owner(record: GuardedRecord) -> Task[Any] | None:
+    reference = record.lease.task
+    task = reference() if reference is not None else None
+    return task if task is not None and not task.done() else None
+
+
+def _has(task: Task[Any], record: GuardedRecord) -> bool:
+    """Tell whether a task can still reach its connection: one that it has lost comes back through the garbage collector."""
+    fairy = record.fairy_ref() if record.fairy_ref is not None else None
+    return fairy is not None and _reach.reaches(chain_of(task), fairy, _reach.DEEP)
+
+
+def _graph(samplers: Iterable[Sampler]) -> tuple[WaitGraph, set[int]]:
+    """Draw who waits for whom; return also the tasks (by id) that are known to wait."""
+    queues: dict[Any, Any] = {}
+    holders: dict[Any, list[list[Any]]] = {}
+    tasks: list[Task[Any]] = []
+    for sampler in samplers:
+        out = sampler.slots.out()
+        for task in sampler.waiting():
+            queues[id(task)] = sampler
+            tasks.append(task)
+        if len(out) < sampler.slots.limit:
+            continue
+        rows: list[list[Any]] = []
+        for record in out:
+            owner = _owner(record)
+            rows.append([] if owner is None or _can_come_back(record) or not _has(owner, record) else [id(owner)])
+            if owner is not None:
+                tasks.append(owner)
+        holders[sampler] = rows
+    joins: dict[Any, list[Any]] = {}
+    seen: set[int] = set()
+    while tasks:
+        task = tasks.pop()
+        if id(task) in seen or id(task) in queues:
+            continue
+        seen.add(id(task))
+        children = _children(task)
+        if children:
+            joins[id(task)] = [id(child) for child in children]
+            tasks += children
+    return WaitGraph(joins=joins, queues=queues, holders=holders), {*queues, *joins}
+
+
+def _children(task: Task[Any]) -> list[Task[Any]]:
+    """Give the tasks that a task waits for; none if it can go on, or if something else can wake it too."""
+    chain = chain_of(task)
+    if chain.is_ready:
+        return []
+    others = [other for other in getattr(chain.future, "_children", ()) if isinstance(other, Future) and not other.done()]
+    children = joined(chain)
+    return children if all(isinstance(other, asyncio.Task) for other in others) else []
+
+
+def _reaches_any(task: Task[Any], fairies: list[Any]) -> bool:
+    chain = chain_of(task)
+    return any(_reach.reaches(chain, fairy) for fairy in fairies)
+
+
+def _doing(task: Task[Any]) -> str:
+    chain = chain_of(task)
+    return f"task {task.get_name()!r} awaits {chain.awaited()} at {chain.site()}"

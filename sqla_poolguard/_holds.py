@@ -1,0 +1,86 @@
+"""Holds that the application declares to be legitimate, and which of these declarations were never needed."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Final
+
+from sqla_poolguard._finding import Declaration
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextvars import Context
+
+__all__ = ["OPTION", "allow_hold", "declarations", "declared_in", "excuse", "forget"]
+
+OPTION: Final = "poolguard_hold"
+"""The execution option that declares a hold; its value is the reason."""
+
+STALE_AFTER: Final = 100
+"""Times after which a declaration that never excused anything is reported."""
+
+_MOST: Final = 1000
+_log: Final = logging.getLogger("sqla_poolguard")
+_reason: Final[ContextVar[str | None]] = ContextVar("sqla_poolguard_hold", default=None)
+_counts: Final[dict[str, list[int]]] = {}
+"""Reason to [times declared, holds excused]."""
+
+
+@contextlib.contextmanager
+def allow_hold(reason: str) -> Iterator[None]:
+    """
+    Declare that a connection may be held here while something else is awaited: LISTEN, a leader's lock, a slow cursor.
+
+    It applies to the holds of the code inside, the tasks that it creates included, whichever pool they come from.
+
+    Args:
+        reason: why that is right; it is listed in `snapshot().declared`.
+
+    Raises:
+        ValueError: there is no reason.
+    """
+    if not isinstance(reason, str) or not reason.strip():
+        msg = f"allow_hold({reason!r}) is not allowed; allowed: a non-empty text that says why the hold is right"
+        raise ValueError(msg)
+    counts = _entry(reason)
+    counts[0] += 1
+    token = _reason.set(reason)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # an async generator that is closed in another context than it began in
+            _reason.reset(token)
+        if counts == [STALE_AFTER, 0]:
+            _log.warning("allow_hold(%r) was entered %d times and never excused a hold: it may go", reason, STALE_AFTER)
+
+
+def declared_in(context: Context | None) -> str | None:
+    """Give the reason of the declaration in whose scope a context is; None if there is none."""
+    return context.get(_reason) if context is not None else None
+
+
+def excuse(reason: str, *, by_option: bool = False) -> None:
+    """Note that a declaration has excused a hold."""
+    counts = _entry(reason)
+    counts[1] += 1
+    if by_option:
+        counts[0] += 1
+
+
+def declarations() -> tuple[Declaration, ...]:
+    """List what was declared in this process, the most frequent first."""
+    rows = [Declaration(reason, *counts) for reason, counts in list(_counts.items())]
+    return tuple(sorted(rows, key=lambda declaration: -declaration.entered))
+
+
+def forget() -> None:
+    """Begin anew, in a forked child."""
+    _counts.clear()
+
+
+def _entry(reason: str) -> list[int]:
+    if reason not in _counts and len(_counts) >= _MOST:
+        return [0, 0]
+    return _counts.setdefault(reason, [0, 0])

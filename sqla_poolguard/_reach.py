@@ -1,0 +1,102 @@
+"""Who can reach a connection: which frames have a session or a connection of SQLAlchemy's that works over it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy.engine import Connection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
+from sqlalchemy.orm import Session
+
+from sqla_poolguard._callsite import is_internal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqla_poolguard._awaits import Chain
+
+__all__ = ["option_of", "reaches"]
+
+DIRECTLY: Final = 0
+"""Only the local variables themselves are looked at."""
+DEEP: Final = 3
+"""Likewise what these hold: `self.session`, or `request.scope["state"]["session"]`."""
+
+_MOST_OBJECTS: Final = 400
+
+
+def reaches(chain: Chain, fairy: object, depth: int = DIRECTLY) -> bool:
+    """Tell whether a frame of a chain has a session or connection over a connection that is checked out."""
+    return _connection(chain, fairy, depth) is not None
+
+
+def option_of(chain: Chain, fairy: object, option: str) -> Any:
+    """Read an execution option of SQLAlchemy's connection over one that is checked out; None if it is not set, or not found."""
+    connection = _connection(chain, fairy, DEEP)
+    return connection.get_execution_options().get(option) if connection is not None else None
+
+
+def _connection(chain: Chain, fairy: object, depth: int) -> Connection | None:
+    """Find SQLAlchemy's connection over one that is checked out, in the variables of a chain's frames, the innermost first."""
+    if fairy is None:
+        return None
+    for hop in reversed(chain.hops):
+        if hop.frame is None or is_internal(hop.code.co_filename):
+            continue
+        for value in _within(list(hop.locals().values()), depth):
+            for connection in _connections(value):
+                if getattr(connection, "_dbapi_connection", None) is fairy:
+                    return connection
+    return None
+
+
+def _within(values: list[Any], depth: int) -> Iterator[Any]:
+    """Give some values, and what they hold, level by level."""
+    seen: set[int] = set()
+    for level in range(depth + 1):
+        inner: list[Any] = []
+        for value in values:
+            if id(value) in seen or len(seen) > _MOST_OBJECTS:
+                continue
+            seen.add(id(value))
+            yield value
+            if level < depth:
+                inner += _held_by(value)
+        values = inner
+
+
+def _held_by(value: Any) -> list[Any]:
+    if type(value) is dict:
+        return list(value.values())
+    if type(value) in {list, tuple, set}:
+        return list(value)
+    attributes = getattr(value, "__dict__", None)
+    return list(attributes.values()) if type(attributes) is dict else []
+
+
+def _connections(value: Any) -> list[Connection]:
+    """Give SQLAlchemy's connections that a session, or a connection of whatever kind, works over."""
+    kind = type(value)
+    if not issubclass(kind, (AsyncSession, AsyncConnection, Session, Connection, async_scoped_session)):
+        return []
+    try:
+        if issubclass(kind, async_scoped_session):
+            value = value.registry() if value.registry.has() else None
+        if isinstance(value, AsyncConnection):
+            value = value.sync_connection
+        elif isinstance(value, AsyncSession):
+            value = value.sync_session
+        if isinstance(value, Connection):
+            return [value]
+        return _of_session(value) if isinstance(value, Session) else []
+    except Exception:  # noqa: BLE001 - somebody's own registry, or a private part that has changed: nothing is known then
+        return []
+
+
+def _of_session(session: Session) -> list[Connection]:
+    found: list[Connection] = []
+    transaction: Any = session._transaction
+    while transaction is not None:
+        found += [entry[0] for entry in list(transaction._connections.values())]
+        transaction = transaction._parent
+    return found

@@ -1,0 +1,203 @@
+"""What the holder of an idle connection is doing: looked at from outside, in its own event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import weakref
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from sqla_poolguard import _reach
+from sqla_poolguard._awaits import chain_of, context_of
+from sqla_poolguard._callsite import is_internal
+from sqla_poolguard._facts import HolderState
+from sqla_poolguard._holds import OPTION, declared_in
+from sqla_poolguard._joins import delegates, is_closing, joined, kin
+from sqla_poolguard._otel import trace_id_in
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop, Future, Task
+    from collections.abc import Iterator
+
+    from sqla_poolguard._awaits import Chain
+    from sqla_poolguard._callsite import Place
+    from sqla_poolguard._facts import Site
+    from sqla_poolguard._ledger import Lease
+
+__all__ = ["Search", "Sight", "Surroundings", "attribute", "declared", "is_helper", "trace_of"]
+
+_GENERATIONS: Final = 4
+_TASKS_SHOWN: Final = 3
+_SEARCH_SECONDS: Final = 0.002
+
+
+class Sight(NamedTuple):
+    """What is seen of a holder."""
+
+    state: HolderState
+    current: Site | None = None
+    awaiting: str | None = None
+    task: str | None = None
+    details: tuple[str, ...] = ()
+    within: tuple[str, ...] = ()
+    lasting: weakref.ref[Future[Any]] | None = None
+    """While the holder still waits for this, it has not moved, and the sight is true."""
+
+
+class Surroundings(NamedTuple):
+    """What must be known of the pool to understand what a holder waits for."""
+
+    waiting: dict[int, Site | None]
+    """The tasks that queue for this pool (by id), and the lines that ask."""
+    holding: dict[int, list[tuple[float, Site | None]]]
+    """The tasks that hold connections of this pool (by id): since when, and the lines that asked."""
+    others: dict[int, str]
+    """The tasks that queue for other pools (by id), and their names."""
+
+
+def attribute(task: Task[Any], lease: Lease, driver: Any, fairy: object, around: Surroundings) -> Sight:
+    """
+    See what a task does that holds an idle connection.
+
+    Args:
+        task: the task; not done, and not running.
+        lease: its lease of the connection.
+        driver: the driver's connection.
+        fairy: the pool's connection, as SQLAlchemy holds it.
+        around: who else waits and holds.
+    """
+    package = _package(lease.place)
+    chain = chain_of(task)
+    if chain.is_ready:
+        return Sight(HolderState.RUNNING, chain.site(package), None, task.get_name())
+    if chain.is_within(driver) or is_closing(chain):
+        return Sight(HolderState.IN_DATABASE, chain.site(package), "the database", task.get_name())
+    nested = _nested(chain, lease.granted_at or 0.0, around)
+    if nested is not None:
+        return Sight(HolderState.NESTED, nested[0] or chain.site(package), nested[1], task.get_name())
+    if any(chain_of(other).is_ready for other in kin(chain)):  # what it waits for is under way
+        return Sight(HolderState.RUNNING, chain.site(package), None, task.get_name())
+    user = _user(chain, fairy, _GENERATIONS) or _delegate(chain) or chain
+    others = joined(user)
+    awaiting = user.awaited(package)
+    if id(user.task) in around.others:
+        awaiting = f"a connection of pool {around.others[id(user.task)]!r}"
+    return Sight(
+        HolderState.AWAITING,
+        user.site(package),
+        awaiting,
+        user.task.get_name(),
+        tuple(_described(other, package) for other in others[:_TASKS_SHOWN]),
+        chain.frameworks(lease.place[0] if lease.place else None),
+        weakref.ref(chain.future) if chain.future is not None and not others and user is chain else None,
+    )
+
+
+def declared(task: Task[Any], fairy: object) -> tuple[str, bool] | None:
+    """Tell for what reason a hold is declared legitimate, and whether by an execution option; None if it is not."""
+    chain = chain_of(task)
+    reason = declared_in(context_of(chain))
+    if reason is not None:
+        return reason, False
+    option = _reach.option_of(chain, fairy, OPTION)
+    return (str(option), True) if option else None
+
+
+def joined_deeply(chain: Chain, depth: int = _GENERATIONS) -> Iterator[Task[Any]]:
+    """Give the tasks that a chain waits for, and those that these wait for."""
+    for task in joined(chain):
+        yield task
+        if depth > 1:
+            yield from joined_deeply(chain_of(task), depth - 1)
+
+
+def _nested(chain: Chain, since: float, around: Surroundings) -> tuple[Site | None, str] | None:
+    """Tell whether a holder, or a task it waits for, wants or has a second connection of the pool: where, and how."""
+    for task in (chain.task, *joined_deeply(chain)):
+        if id(task) in around.waiting:
+            return around.waiting[id(task)], "a second connection of this pool"
+        for granted_at, site in around.holding.get(id(task), ()):
+            if granted_at > since:
+                return site, "work on a second connection of this pool"
+    return None
+
+
+def _user(chain: Chain, fairy: object, depth: int) -> Chain | None:
+    """Find the task that uses the connection, among those that its holder has begun or waits for."""
+    for task in kin(chain):
+        below = chain_of(task)
+        if below.is_ready:
+            continue
+        user = _user(below, fairy, depth - 1) if depth > 1 else None
+        if user is None and _reach.reaches(below, fairy, _reach.DEEP):
+            user = below
+        if user is not None:
+            return user
+    return None
+
+
+def _delegate(chain: Chain) -> Chain | None:
+    """Find the task that a framework runs for a holder, and that is in the application's code: the body of a response, say."""
+    for task in delegates(chain):
+        below = chain_of(task)
+        if not below.is_ready and below.line() is not None:
+            return below
+    return None
+
+
+def _described(task: Task[Any], package: str | None) -> str:
+    chain = chain_of(task)
+    return f"task {task.get_name()!r} awaits {chain.awaited(package)} at {chain.site(package)}"
+
+
+class Search:
+    """
+    Looks for the task that has a connection whose own task has finished, among all tasks of a loop.
+
+    It may take a while, so it goes on where it stopped, a few milliseconds at a time. Tasks are held weakly.
+    """
+
+    __slots__ = ("_depth", "_left", "found")
+
+    def __init__(self, loop: AbstractEventLoop, depth: int) -> None:
+        """
+        Begin.
+
+        Args:
+            loop: the running loop.
+            depth: how deep to look into the variables of a frame; see `_reach`.
+        """
+        self._depth = depth
+        self._left = [weakref.ref(task) for task in asyncio.all_tasks(loop)]
+        self.found: weakref.ref[Task[Any]] | None = None
+
+    def go_on(self, fairy: object) -> bool:
+        """Look at some more tasks; True when it is over."""
+        until = time.monotonic() + _SEARCH_SECONDS
+        while self._left:
+            task = self._left.pop()()
+            if task is not None and not task.done() and _reach.reaches(chain_of(task), fairy, self._depth):
+                self.found = weakref.ref(task)
+                self._left.clear()
+            if time.monotonic() > until:
+                break
+        return not self._left
+
+
+def trace_of(task: Task[Any]) -> str | None:
+    """Tell in which trace a task runs."""
+    context = context_of(chain_of(task))
+    return trace_id_in(context) if context is not None else None
+
+
+def _package(place: Place | None) -> str | None:
+    """Name the top-level package of the code that checked out, for an application that is installed like a library."""
+    if not place:
+        return None
+    _, installed, path = place[0].co_filename.replace("\\", "/").rpartition("-packages/")
+    return path.partition("/")[0].removesuffix(".py") if installed else None
+
+
+def is_helper(place: Place | None) -> bool:
+    """Tell whether a connection was checked out by a task that runs nothing but SQLAlchemy, made by `wait_for`, `gather` or `shield`."""
+    return place is None or is_internal(place[0].co_filename)

@@ -1,0 +1,149 @@
+"""What the samples of one lease add up to. It holds tasks weakly, and neither frames nor connections."""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from asyncio import Task
+
+    from sqla_poolguard._facts import Site
+    from sqla_poolguard._finding import FindingKind
+    from sqla_poolguard._sight import Search, Sight
+
+__all__ = ["Streak"]
+
+_MOST_LINES: Final = 16
+
+
+class Streak:
+    """The samples of one lease."""
+
+    __slots__ = (
+        "_adopted",
+        "_lag",
+        "_lines",
+        "_seen_at",
+        "_user",
+        "checked",
+        "declared",
+        "elsewhere",
+        "gap_elsewhere",
+        "gap_since",
+        "gone",
+        "granted_at",
+        "in_database",
+        "in_transaction",
+        "lived",
+        "nested",
+        "operations",
+        "search",
+        "sight",
+        "task",
+        "told",
+        "told_in_gap",
+        "used_late",
+    )
+
+    def __init__(self, granted_at: float, task: weakref.ref[Task[Any]] | None) -> None:
+        self.granted_at = granted_at
+        """When the lease was granted: a lease with another figure is another one."""
+        self.task = task
+        """The task that checked out."""
+        self.operations: int | None = None
+        """The driver's count at the last sample."""
+        self.lived = 0.0
+        """Seconds it was watched, without those in which the loop stood still."""
+        self.in_database = 0.0
+        self.elsewhere = 0.0
+        self.gap_since = 0.0
+        """When the connection was seen to be used last, in seconds of `lived`."""
+        self.gap_elsewhere = 0.0
+        """Seconds of this gap spent awaiting something else."""
+        self.in_transaction: bool | None = None
+        self.nested = 0
+        """Samples one after the other that saw it nested."""
+        self.sight: Sight | None = None
+        self.search: Search | None = None
+        self.checked = False
+        """Whether it was looked, in this gap, if its task can reach the connection at all."""
+        self.gone = False
+        """Whether its task was seen to have finished, by an earlier sample."""
+        self.used_late = False
+        """Whether it was used after its task had finished."""
+        self.declared: str | None = None
+        self.told: set[FindingKind] = set()
+        self.told_in_gap: set[FindingKind] = set()
+        self._lines: dict[tuple[Site | None, str | None], float] = {}
+        self._user: weakref.ref[Task[Any]] | None = None
+        self._adopted: weakref.ref[Task[Any]] | None = None
+        self._seen_at: float | None = None
+        self._lag = 0.0
+
+    @property
+    def idle(self) -> float:
+        """Seconds for which the connection is known to be idle."""
+        return self.lived - self.gap_since
+
+    def tick(self, now: float, lag: float) -> float:
+        """
+        Let time pass.
+
+        Args:
+            now: seconds on the pool's clock.
+            lag: seconds for which the loop has stood still altogether.
+
+        Returns:
+            Seconds since the last sample for which the loop ran.
+        """
+        first = self._seen_at is None
+        passed = 0.0 if first else max(now - (self._seen_at or 0.0) - max(lag - self._lag, 0.0), 0.0)
+        self._seen_at, self._lag = now, lag
+        self.lived += passed
+        return passed
+
+    def begin_gap(self, operations: int, *, used: bool) -> None:
+        """Note that the connection is, or was just, in use."""
+        if used and self.operations is not None:
+            self.used_late = self.gone
+            self._adopted = self.search = None
+        self.operations = operations
+        self.gap_since = self.lived
+        self.gap_elsewhere = 0.0
+        self.checked = False
+        self.told_in_gap.clear()
+
+    def add_elsewhere(self, site: Site | None, awaiting: str | None, seconds: float) -> None:
+        """Count time spent awaiting something else, and where."""
+        self.elsewhere += seconds
+        self.gap_elsewhere += seconds
+        if (site, awaiting) in self._lines or len(self._lines) < _MOST_LINES:
+            self._lines[site, awaiting] = self._lines.get((site, awaiting), 0.0) + seconds
+
+    def worst(self) -> tuple[Site | None, str | None]:
+        """Give the line that took most of that time, and what it awaited."""
+        return max(self._lines, key=lambda line: self._lines[line], default=(None, None))
+
+    def use(self, task: Task[Any]) -> None:
+        """Note which task was seen using the connection."""
+        self._user = weakref.ref(task)
+
+    def adopt(self, task: weakref.ref[Task[Any]]) -> None:
+        """Note which task has the connection, since the one that checked it out has not, or not any more."""
+        self._adopted = task
+
+    def adopted(self) -> Task[Any] | None:
+        """Give the task that was found to have the connection instead of the one that checked it out."""
+        task = self._adopted() if self._adopted is not None else None
+        return task if task is not None and not task.done() else None
+
+    def holder(self, user: Task[Any] | None) -> Task[Any] | None:
+        """Give the task that has the connection: the one that uses it, or checked it out, or was seen using it; None if all have finished."""
+        if user is not None:
+            return user
+        for reference in (self._adopted, self.task, self._user):
+            task = reference() if reference is not None else None
+            if task is not None and not task.done():
+                return task
+        return None

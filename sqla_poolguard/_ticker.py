@@ -1,0 +1,195 @@
+"""
+One daemon thread for the process: it wakes the samplers of each event loop now and then, and sees when a loop is blocked.
+
+A thread, because a timer in a loop would cost every turn of it, and could not see that the loop stands still.
+It sleeps while no connection is out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+
+from sqla_poolguard._callsite import is_application
+from sqla_poolguard._facts import Site
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop, Task
+
+__all__ = ["Beat", "Blocked", "Samples", "Ticker", "ticker"]
+
+PAUSE: Final = 0.1
+"""Seconds between two samples, at most."""
+
+_SUSPICIOUS: Final = 0.025
+_QUIET: Final = 1.0
+_LATELY: Final = 5.0
+_MOST_BLOCKS: Final = 100
+
+
+class Samples(Protocol):
+    """Who is woken in an event loop."""
+
+    pause: float
+    """Seconds between two samples."""
+
+    def sample(self, beat: Beat, blocked: Blocked | None) -> bool:
+        """Look at the connections of a loop; False if none is out."""
+
+    def rest(self) -> None:
+        """Know that nobody looks any more."""
+
+
+class Blocked(NamedTuple):
+    """A loop that did not run for a while."""
+
+    seconds: float
+    sightings: list[tuple[Site | None, weakref.ref[Task[Any]] | None]]
+    """What ran in its thread meanwhile, seen now and then: the innermost line of the application, and the task."""
+
+
+class Beat:
+    """The beat of one event loop."""
+
+    def __init__(self, loop: AbstractEventLoop) -> None:
+        """Make the beat of the running loop."""
+        self.loop = loop
+        self.thread = threading.get_ident()
+        self.samplers: weakref.WeakSet[Samples] = weakref.WeakSet()
+        self.lag = 0.0
+        """Seconds for which the loop, or the whole process, stood still: nobody's await took so long."""
+        self.latest: Blocked | None = None
+        """When it was blocked last, and by whom."""
+        self.latest_at = 0.0
+        self._posted_at: float | None = None
+        self._frozen = 0.0
+        self._sightings: list[tuple[Site | None, weakref.ref[Task[Any]] | None]] = []
+        self._busy_at = time.monotonic()
+
+    @property
+    def pause(self) -> float:
+        """Seconds between two beats."""
+        return min((sampler.pause for sampler in list(self.samplers)), default=PAUSE)
+
+    def blocked_lately(self) -> tuple[float, Site | None] | None:
+        """Tell for how long the loop stood still in the last seconds, and at which line most of that time."""
+        if self.latest is None or time.monotonic() - self.latest_at > _LATELY:
+            return None
+        sites = [site for site, _ in self.latest.sightings]
+        return self.latest.seconds, max(set(sites), key=sites.count)
+
+    def tick(self, now: float, overslept: float) -> bool:
+        """Have the samplers woken in their loop; in the ticker's thread. False if the loop is closed."""
+        if overslept > self.pause:
+            self._frozen += overslept
+        if self._posted_at is not None:
+            if now - self._posted_at > _SUSPICIOUS and len(self._sightings) < _MOST_BLOCKS and overslept <= self.pause:
+                self._sightings.append(self._sight())
+            return not self.loop.is_closed()
+        self._posted_at = now
+        try:
+            self.loop.call_soon_threadsafe(self._beat)
+        except RuntimeError:
+            return False
+        return True
+
+    def _sight(self) -> tuple[Site | None, weakref.ref[Task[Any]] | None]:
+        """See what runs in the loop's thread just now."""
+        frame = sys._current_frames().get(self.thread)
+        site = None
+        while frame is not None:
+            if is_application(frame.f_code.co_filename):
+                site = Site(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_qualname)
+                break
+            frame = frame.f_back
+        task = None
+        with contextlib.suppress(RuntimeError):
+            task = asyncio.current_task(self.loop)
+        return site, weakref.ref(task) if task is not None else None
+
+    def _beat(self) -> None:
+        """Let every sampler look; in the loop."""
+        now = time.monotonic()
+        late = now - (self._posted_at if self._posted_at is not None else now)
+        frozen, self._frozen = self._frozen, 0.0
+        stood_still = late if late > self.pause else 0.0
+        self.lag += max(stood_still, frozen)
+        sightings, self._sightings = self._sightings, []
+        blocked = Blocked(late - frozen, sightings) if sightings and late > frozen else None
+        if blocked is not None:
+            self.latest, self.latest_at = blocked, now
+        samplers = list(self.samplers)
+        looked = [sampler.sample(self, blocked) for sampler in samplers]
+        if any(looked):
+            self._busy_at = now
+        elif now - self._busy_at >= _QUIET:
+            ticker.drop(self)
+            for sampler in samplers:
+                sampler.rest()
+        self._posted_at = None
+
+
+class Ticker:
+    """The thread, and the beats it gives."""
+
+    def __init__(self) -> None:
+        self.enabled = True
+        """Whether the thread may run; tests that live in virtual time beat by hand."""
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew, in a forked child: the thread stayed with the parent."""
+        self._beats: dict[AbstractEventLoop, Beat] = {}
+        self._lock = threading.Lock()
+        self._awake = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def wake(self, sampler: Samples, loop: AbstractEventLoop) -> Beat:
+        """Have a sampler woken in the running loop, until nothing is out there any more."""
+        with self._lock:
+            beat = self._beats.get(loop)
+            if beat is None:
+                for closed in [other for other in self._beats if other.is_closed()]:
+                    del self._beats[closed]
+                beat = self._beats[loop] = Beat(loop)
+            beat.samplers.add(sampler)
+            if self.enabled:
+                self._awake.set()
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._run, name="sqla-poolguard", daemon=True)
+                    self._thread.start()
+        return beat
+
+    def beat_of(self, loop: AbstractEventLoop | None) -> Beat | None:
+        """Give the beat of a loop, if it has one."""
+        return self._beats.get(loop) if loop is not None else None
+
+    def drop(self, beat: Beat) -> None:
+        """Give no beat to a loop any more."""
+        with self._lock:
+            if self._beats.get(beat.loop) is beat:
+                del self._beats[beat.loop]
+            if not self._beats:
+                self._awake.clear()
+
+    def _run(self) -> None:
+        while True:
+            self._awake.wait()
+            beats = list(self._beats.values())
+            pause = min((beat.pause for beat in beats), default=PAUSE)
+            begun = time.monotonic()
+            time.sleep(pause)
+            now = time.monotonic()
+            for beat in beats:
+                if not beat.tick(now, now - begun - pause):
+                    self.drop(beat)
+            beats.clear()  # keep no loop alive while asleep
+
+
+ticker: Final = Ticker()
+"""The ticker of this process."""
