@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         Site,
         Wait,
     )
-    from sqla_poolguard._finding import Cause, Declaration, Finding, FindingKind, Verdict, Waste
+    from sqla_poolguard._finding import Cause, Declaration, Finding, FindingKind, SlowStatement, Verdict, Waste
     from sqla_poolguard._guard import Guard
     from sqla_poolguard._holds import allow_hold
     from sqla_poolguard._observer import Observer
@@ -53,6 +53,7 @@ __all__ = [
     "Reason",
     "Rejection",
     "Site",
+    "SlowStatement",
     "Verdict",
     "Wait",
     "Waste",
@@ -63,7 +64,7 @@ __all__ = [
 
 _HOMES: Final = {
     "_facts": ("Checkout", "Ending", "Holder", "HolderState", "Opened", "PoolSnapshot", "Reason", "Rejection", "Site", "Wait"),
-    "_finding": ("Cause", "Declaration", "Finding", "FindingKind", "Verdict", "Waste"),
+    "_finding": ("Cause", "Declaration", "Finding", "FindingKind", "SlowStatement", "Verdict", "Waste"),
     "_guard": ("Guard",),
     "_holds": ("allow_hold",),
     "_observer": ("Observer",),

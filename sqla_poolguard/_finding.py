@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sqla_poolguard._facts import Site
 
-__all__ = ["Cause", "Declaration", "Finding", "FindingKind", "Verdict", "Waste"]
+__all__ = ["Cause", "Declaration", "Finding", "FindingKind", "SlowStatement", "Verdict", "Waste"]
 
 
 class FindingKind(enum.StrEnum):
@@ -116,6 +116,22 @@ class Declaration:
     def stale(self) -> bool:
         """Whether it never excused anything."""
         return self.matched == 0
+
+
+@dataclass(frozen=True, slots=True)
+class SlowStatement:
+    """A statement that took `slow_statement` seconds or more."""
+
+    pool: str
+    """Name of the pool."""
+    site: Site | None
+    """The line that executed it."""
+    task: str | None
+    """Name of the task."""
+    seconds: float
+    """How long it took, until the database had answered or refused."""
+    text: str | None
+    """The first thousand characters of the statement, without its parameters; None unless `statement_text` is on."""
 
 
 @dataclass(frozen=True, slots=True)

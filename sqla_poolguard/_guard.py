@@ -52,6 +52,12 @@ class Guard:
     reclaim: Reclaim = "never"
     """Take back a connection whose task has finished ("orphaned"), or leave it ("never")."""
 
+    slow_statement: float | None = None
+    """Seconds from which a statement is reported as slow; None means never, and costs nothing."""
+
+    statement_text: bool = False
+    """Show the text of a slow statement, without its parameters."""
+
     max_waiting: int | None = None
     """Requests that may wait at one time; the next one gets `CheckoutRejected`; None means no limit."""
 
@@ -206,6 +212,8 @@ _CHECKS: Final[dict[str, Callable[[str, object], object]]] = {
     "await_warning": _seconds,
     "deadlock": _choice("fail", "warn"),
     "reclaim": _choice("never", "orphaned"),
+    "slow_statement": _seconds,
+    "statement_text": _switch,
     "max_waiting": _count,
     "overflow_linger": _span,
     "ping_after": _seconds,

@@ -10,7 +10,7 @@ from sqla_poolguard._observer import Observer
 
 if TYPE_CHECKING:
     from sqla_poolguard._facts import Checkout, Holder, Site
-    from sqla_poolguard._finding import Finding
+    from sqla_poolguard._finding import Finding, SlowStatement
 
 __all__ = ["LogObserver"]
 
@@ -68,6 +68,18 @@ class LogObserver(Observer):
             "".join(f"\n  {detail}" for detail in finding.details)
             + (f"\n  {finding.count} times by now" if finding.count > 1 else ""),
             extra={"poolguard": finding},
+        )
+
+    def slow(self, statement: SlowStatement) -> None:
+        """Tell of a slow statement: who, how long, and its text if that was asked for."""
+        _log.warning(
+            "pool %r: statement took %.2f s%s%s%s",
+            statement.pool,
+            statement.seconds,
+            f" at {statement.site}" if statement.site is not None else "",
+            f", task {statement.task!r}" if statement.task is not None else "",
+            f": {statement.text}" if statement.text is not None else "",
+            extra={"poolguard": statement},
         )
 
     def returned(self, checkout: Checkout) -> None:

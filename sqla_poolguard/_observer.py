@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sqla_poolguard._facts import Checkout, Holder, Opened, Rejection, Wait
-    from sqla_poolguard._finding import Finding
+    from sqla_poolguard._finding import Finding, SlowStatement
 
 __all__ = ["Observer"]
 
@@ -54,6 +54,9 @@ class Observer:
 
         Said once for the lines concerned, and again after ten minutes if it is still so, with a count.
         """
+
+    def slow(self, statement: SlowStatement) -> None:
+        """A statement took `slow_statement` seconds or more."""
 
     def returned(self, checkout: Checkout) -> None:
         """A lease that was reported, as overdue or by `found`, ended after all, in another way than by leaking."""

@@ -33,6 +33,7 @@ class Observers:
         "overdue",
         "rejected",
         "returned",
+        "slow",
         "waited_from",
     )
 
@@ -48,6 +49,7 @@ class Observers:
         self.overdue = _bound(everyone, "overdue")
         self.found = _bound(everyone, "found")
         self.returned = _bound(everyone, "returned")
+        self.slow = _bound(everyone, "slow")
         self.leaked = _bound(everyone, "leaked")
         self._failed: set[Callable[[Any], None]] = set()
 

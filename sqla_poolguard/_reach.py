@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy.engine import Connection
@@ -30,9 +31,19 @@ def reaches(chain: Chain, fairy: object, depth: int = DIRECTLY) -> bool:
     return _connection(chain, fairy, depth) is not None
 
 
-def option_of(chain: Chain, fairy: object, option: str) -> Any:
-    """Read an execution option of SQLAlchemy's connection over one that is checked out; None if it is not set, or not found."""
-    connection = _connection(chain, fairy, DEEP)
+def option_of(chain: Chain | None, fairy: object, option: str) -> Any:
+    """
+    Read an execution option of SQLAlchemy's connection over one that is checked out; None if it is not set, or not found.
+
+    Args:
+        chain: the holder's; None if there is no holder any more: then the garbage collector is asked, which takes a while.
+        fairy: the pool's connection, as SQLAlchemy holds it.
+        option: name of the option.
+    """
+    if chain is not None:
+        connection = _connection(chain, fairy, DEEP)
+    else:
+        connection = _referrer(fairy) if fairy is not None else None
     return connection.get_execution_options().get(option) if connection is not None else None
 
 
@@ -47,6 +58,16 @@ def _connection(chain: Chain, fairy: object, depth: int) -> Connection | None:
             for connection in _connections(value):
                 if getattr(connection, "_dbapi_connection", None) is fairy:
                     return connection
+    return None
+
+
+def _referrer(fairy: object) -> Connection | None:
+    """Find SQLAlchemy's connection over one that is checked out, wherever it is kept."""
+    for holder in gc.get_referrers(fairy):
+        if isinstance(holder, Connection):
+            return holder
+        if type(holder) is dict and holder.get("_dbapi_connection") is fairy:  # its attributes
+            return next((each for each in gc.get_referrers(holder) if isinstance(each, Connection)), None)
     return None
 
 

@@ -15,6 +15,7 @@ from sqlalchemy.pool.base import _ConnectionRecord
 from sqla_poolguard._facts import Ending
 from sqla_poolguard._ledger import Lease
 from sqla_poolguard._probe import count_operations, driver_of
+from sqla_poolguard._slow import time_statements
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -108,6 +109,8 @@ def _connected(connection: object, record: GuardedRecord) -> None:
     record.loop = _get_running_loop()
     record.counted = True
     count_operations(driver_of(connection))
+    if record.guarded.guard.slow_statement is not None:
+        time_statements(record.guarded)
     # SQLAlchemy notes in `starttime` when it began to connect, on the wall clock; a clock that was set back reads as 0
     record.guarded._watch.opened(max(time.time() - record.starttime, 0.0))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import text
@@ -76,10 +77,19 @@ async def _open_cursor(session: AsyncSession) -> str | None:
     for connection in {id(entry[0]): entry[0] for entry in _entries(session.sync_session)}.values():
         if connection.dialect.name != "postgresql":
             continue
-        count = (await session.execute(_OPEN_CURSORS)).scalar_one()
-        if count:
+        if (await session.execute(_OPEN_CURSORS)).scalar_one() and (count := _unread(connection)):
             return f"{count} server-side cursors are open; read their rows, or close the result, first"
     return None
+
+
+def _unread(connection: Any) -> int:
+    """Count the cursors that are still open on this side too: PostgreSQL keeps one that has been read until the transaction ends."""
+    adapted = connection.connection.dbapi_connection
+    return sum(
+        bool(getattr(each, "server_side", False)) and getattr(each, "_cursor", None) is not None
+        for each in gc.get_referrers(adapted)
+        if getattr(each, "_adapt_connection", None) is adapted
+    )
 
 
 def _entries(session: Any) -> list[Any]:

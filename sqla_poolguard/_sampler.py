@@ -219,7 +219,7 @@ class Sampler:
     def _find(self, record: GuardedRecord, streak: Streak, kind: FindingKind, sight: Sight, seconds: float = 0.0) -> bool:
         """Report a finding, once for a gap; False if the hold is declared to be right."""
         if kind in streak.told_in_gap:
-            return True
+            return streak.declared is None
         streak.told_in_gap.add(kind)
         if self.excused(record):
             return False
@@ -235,7 +235,7 @@ class Sampler:
         if streak.declared is None:
             task = streak.holder(None)
             fairy = record.fairy_ref() if record.fairy_ref is not None else None
-            found = _sight.declared(task, fairy) if task is not None else None
+            found = _sight.declared(task, fairy)
             if found is None:
                 return False
             streak.declared = found[0]

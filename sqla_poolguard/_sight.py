@@ -93,10 +93,10 @@ def attribute(task: Task[Any], lease: Lease, driver: Any, fairy: object, around:
     )
 
 
-def declared(task: Task[Any], fairy: object) -> tuple[str, bool] | None:
+def declared(task: Task[Any] | None, fairy: object) -> tuple[str, bool] | None:
     """Tell for what reason a hold is declared legitimate, and whether by an execution option; None if it is not."""
-    chain = chain_of(task)
-    reason = declared_in(context_of(chain))
+    chain = chain_of(task) if task is not None else None
+    reason = declared_in(context_of(chain)) if chain is not None else None
     if reason is not None:
         return reason, False
     option = _reach.option_of(chain, fairy, OPTION)

@@ -53,6 +53,7 @@ FLOORS = {
     "_reclaim": SHELL,
     "_record": SHELL,
     "_sampler": SHELL,
+    "_slow": SHELL,
     "_supply": SHELL,
     "_sweeper": SHELL,
     "_ticker": SHELL,

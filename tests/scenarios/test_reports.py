@@ -1,0 +1,411 @@
+"""What is said: the log line, the event, the error of an exhausted pool; once, then counted, and again when it came back."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+import weakref
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from scenarios.stage import HELD, LONG, ONE, ORPHANED, PATIENCE, SLEEP, Stage
+from sqlalchemy import Column, Integer, MetaData, Table, text
+from sqlalchemy.exc import InvalidRequestError
+from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
+from sqlalchemy.orm import registry
+
+from sqla_poolguard import CheckoutTimeout, ConnectionReclaimedError, HolderState, _holds, allow_hold, release, snapshot
+from sqla_poolguard._facts import shorten
+from sqla_poolguard._ticker import ticker
+
+pytestmark = pytest.mark.postgres
+
+HERE = shorten(__file__)
+mapper = registry()
+
+
+class Thing:
+    """A mapped class."""
+
+
+mapper.map_imperatively(Thing, Table("thing", MetaData(), Column("id", Integer, primary_key=True)))
+
+
+@pytest.fixture(autouse=True)
+def undeclared():
+    """Begin without declarations."""
+    _holds.forget()
+
+
+async def hold(stage, seconds=LONG):
+    """Hold a connection while awaiting something else."""
+    async with AsyncSession(stage.db) as session:
+        await session.execute(ONE)  # checkout
+        await asyncio.sleep(seconds)  # await
+
+
+def line(mark):
+    """Find the line of `hold` that ends in a mark."""
+    with open(__file__) as source:
+        return next(number for number, row in enumerate(source, 1) if row.rstrip().endswith(mark))
+
+
+def said(caplog, start):
+    """Give what our log said that begins so, after the name of the pool."""
+    messages = [record.getMessage().partition(": ")[2] for record in caplog.records if record.name == "sqla_poolguard"]
+    return [message for message in messages if message.startswith(start)]
+
+
+async def test_log(postgres_url, caplog):
+    """One line names the line that awaits, what it awaits, and where the connection was checked out; it is said once, and once more at the return."""
+    async with Stage(postgres_url) as stage:
+        for _ in range(3):
+            await hold(stage)
+        (message,) = said(caplog, "connection held")
+        assert message.startswith(
+            f"connection held across an await: the line at {HERE}:{line('# await')} in hold awaits asyncio sleep (idle in transaction); held for 0."
+        )
+        assert f"checked out at {HERE}:{line('# checkout')} in hold, task " in message
+        (returned,) = said(caplog, "connection came back")
+        assert "s awaiting something else" in returned
+        assert len(stage.findings.all) == 1
+        (finding,) = snapshot(stage.db).findings
+        assert (finding.kind, finding.count) == (HELD, 3)
+        assert "SELECT" not in caplog.text
+
+
+async def test_waste(postgres_url):
+    """Every second that a connection is idle in somebody's hands is counted to the line that awaits."""
+    async with Stage(postgres_url) as stage:
+        for _ in range(3):
+            await hold(stage)
+        (waste,) = snapshot(stage.db).waste
+        assert (waste.site.line, waste.awaiting) == (line("# await"), "asyncio sleep")
+        assert LONG * 3 * 0.5 < waste.seconds < LONG * 3 * 1.5
+
+
+async def test_times_add_up(postgres_url):
+    """Held is the sum of what was spent in the database, awaiting something else, and the rest."""
+    async with Stage(postgres_url) as stage:
+        async with AsyncSession(stage.db) as session:
+            await session.execute(SLEEP)
+            await asyncio.sleep(LONG)
+        (finding,) = stage.findings.all
+        assert LONG * 0.6 < finding.in_database < LONG * 1.5
+        assert finding.held == pytest.approx(finding.in_database + finding.elsewhere + finding.cpu)
+
+
+async def test_trace(postgres_url):
+    """A finding knows the trace in which its holder runs."""
+    tracer = TracerProvider().get_tracer("test")
+    async with Stage(postgres_url) as stage:
+        with tracer.start_as_current_span("request") as span:
+            await hold(stage)
+        (finding,) = stage.findings.all
+        assert finding.trace_id == trace.format_trace_id(span.get_span_context().trace_id)
+
+
+async def exhaust(stage, *coroutines):
+    """Let some tasks hold every connection, and give the error of whoever asks then."""
+    tasks = [asyncio.create_task(each) for each in coroutines]
+    await asyncio.sleep(PATIENCE * 2)
+    try:
+        with pytest.raises(CheckoutTimeout) as caught:
+            await stage.db.connect()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    return caught.value
+
+
+async def test_verdict_held_across_await(postgres_url):
+    """The error says what most holders await, where, and what helps."""
+    async with Stage(postgres_url, pool_size=3, pool_timeout=0.05) as stage:
+
+        async def work():
+            async with AsyncSession(stage.db) as session:
+                await session.execute(SLEEP)
+
+        error = await exhaust(stage, hold(stage, 5), hold(stage, 5), work())
+        assert str(error.verdict) == "held_across_await (2 of 3 holders await something else)"
+        row = next(row for row in str(error).splitlines() if row.lstrip().startswith("2 x"))
+        assert f"{HERE}:{line('# checkout')} in hold" in row
+        assert f"awaiting asyncio sleep at {HERE}:{line('# await')} in hold" in row
+        assert "(database 0.0 s)" in row
+        assert "  1. end the transaction before the await" in str(error)
+        assert {holder.state for holder in error.snapshot.holders} == {HolderState.AWAITING, HolderState.IN_DATABASE}
+
+
+async def test_verdict_slow_database(postgres_url):
+    """Holders that have been in the database for long are no leak."""
+    async with Stage(postgres_url, pool_size=2, pool_timeout=1.2) as stage:
+
+        async def work():
+            async with AsyncSession(stage.db) as session:
+                await session.execute(text("SELECT pg_sleep(4)"))
+
+        error = await exhaust(stage, work(), work())
+        assert str(error.verdict).startswith("slow_database (2 of 2 holders wait for the database, up to 1.")
+        assert "more connections make it slower" in str(error)
+        assert stage.findings.all == []
+
+
+async def test_verdict_undersized(postgres_url):
+    """Many short holds by many tasks are too few connections."""
+    async with Stage(postgres_url, pool_size=1, pool_timeout=0.1) as stage:
+
+        async def work():
+            async with AsyncSession(stage.db) as session:
+                await session.execute(text("SELECT pg_sleep(0.3)"))
+
+        error = await exhaust(stage, work(), work())
+        assert str(error.verdict).startswith("undersized (1 of 1 holders are in the database; held for 0.")
+
+
+async def test_verdict_orphaned(postgres_url):
+    """Holders whose tasks have finished are named as such."""
+    async with Stage(postgres_url, pool_size=1, pool_timeout=0.15) as stage:
+        kept = []
+
+        async def job():
+            kept.append(await stage.db.connect())
+
+        await asyncio.create_task(job())
+        error = await exhaust(stage, asyncio.sleep(5))
+        assert str(error.verdict) == "orphaned (the tasks of 1 of 1 holders have finished)"
+        await kept.pop().close()
+
+
+async def test_declared_hold_is_listed(postgres_url):
+    """A declared hold is listed with its reason, and shown as such by the error of an exhausted pool."""
+    async with Stage(postgres_url, pool_size=1, pool_timeout=0.05) as stage:
+
+        async def listen():
+            with allow_hold("LISTEN for orders"):
+                await hold(stage, 5)
+
+        error = await exhaust(stage, listen())
+        assert "declared: LISTEN for orders" in str(error)
+        (declaration,) = [each for each in snapshot(stage.db).declared if each.reason == "LISTEN for orders"]
+        assert (declaration.entered, declaration.matched, declaration.stale) == (1, 1, False)
+        assert stage.findings.all == []
+
+
+def test_stale_declaration(caplog):
+    """A declaration that never excused a hold is reported once, when it has been entered a hundred times."""
+    for _ in range(250):
+        with allow_hold("nobody holds here"):
+            pass
+    assert [record.getMessage() for record in caplog.records] == [
+        "allow_hold('nobody holds here') was entered 100 times and never excused a hold: it may go"
+    ]
+    (declaration,) = [each for each in _holds.declarations() if each.reason == "nobody holds here"]
+    assert declaration.stale
+
+
+@pytest.mark.parametrize("reason", ["", "  ", None, 5])
+def test_declaration_needs_a_reason(reason):
+    """A declaration without a reason is an error."""
+    with pytest.raises(ValueError, match=r"allow_hold\(.*\) is not allowed; allowed: a non-empty text"), allow_hold(reason):
+        pass
+
+
+async def test_reclaim(postgres_url):
+    """With `reclaim="orphaned"` a connection whose task has finished goes to whoever waits; its stale handle says why."""
+    async with Stage(postgres_url, pool_size=1, guard={"reclaim": "orphaned"}) as stage:
+        kept = []
+
+        async def job():
+            kept.append(await stage.db.connect())
+            await kept[0].execute(ONE)
+
+        await asyncio.create_task(job())
+        async with stage.db.connect() as connection:
+            assert (await connection.execute(ONE)).scalar() == 1
+        pool = stage.db.sync_engine.pool
+        pool._ledger.check()
+        assert [finding.kind for finding in stage.findings.all] == [ORPHANED]
+        assert snapshot(stage.db).ended["reclaimed"] == 1
+        with pytest.raises(ConnectionReclaimedError, match="was taken back: the task that had checked it out had finished"):
+            await kept[0].execute(ONE)
+        await kept[0].close()
+        kept.clear()
+        gc.collect()
+        pool._ledger.check()
+        assert pool.checkedout() == 0
+
+
+async def test_reclaim_leaves_others_alone(postgres_url):
+    """Nothing is taken back that is in use, declared, or in a living task's hands."""
+    async with Stage(postgres_url, guard={"reclaim": "orphaned"}) as stage:
+        kept = []
+
+        async def job():
+            kept.append(await stage.db.connect())
+            await kept[0].execution_options(poolguard_hold="leader")
+
+        async def slow():
+            connection = await stage.db.connect()
+            kept.append(connection)
+            asyncio.get_running_loop().call_soon(lambda: None)
+            return asyncio.create_task(connection.execute(SLEEP))
+
+        await asyncio.create_task(job())
+        running = await asyncio.create_task(slow())
+        mine = kept[0]
+        await asyncio.sleep(LONG / 2)
+        await running
+        assert (await mine.execute(ONE)).scalar() == 1
+        for connection in kept:
+            await connection.close()
+        assert snapshot(stage.db).ended["reclaimed"] == 0
+
+
+async def test_release(postgres_url):
+    """The transaction is committed, the connection is back, and the session goes on."""
+    async with Stage(postgres_url, pool_size=1) as stage:
+        async with stage.db.begin() as connection:
+            await connection.execute(text("CREATE TEMP TABLE thing (id int PRIMARY KEY)"))
+        async with AsyncSession(stage.db, expire_on_commit=False) as session:
+            await release(session)  # nothing to give back
+            session.add(thing := Thing())
+            thing.id = 1
+            with pytest.raises(InvalidRequestError, match="1 changed objects are not flushed"):
+                await release(session)
+            await session.flush()
+            await release(session)
+            assert snapshot(stage.db).used == 0
+            assert (await session.execute(text("SELECT id FROM thing"))).scalars().all() == [1]
+            thing.id = 2
+            with pytest.raises(InvalidRequestError, match="1 changed objects are not flushed"):
+                await release(session)
+
+
+async def test_release_refuses_what_is_not_clean(postgres_url):
+    """A savepoint, a `begin()` block, an open cursor or somebody else's connection is in the way, and nothing is done."""
+    async with Stage(postgres_url) as stage:
+        async with AsyncSession(stage.db) as session:
+            await session.execute(ONE)
+            async with session.begin_nested():
+                with pytest.raises(InvalidRequestError, match="a savepoint is open"):
+                    await release(session)
+        async with AsyncSession(stage.db) as session, session.begin():
+            await session.execute(ONE)
+            with pytest.raises(InvalidRequestError, match=r"inside a `begin\(\)` block"):
+                await release(session)
+            await session.execute(ONE)
+        async with AsyncSession(stage.db) as session:
+            rows = await session.stream(text("SELECT generate_series(1, 500)"))
+            await rows.fetchone()
+            with pytest.raises(InvalidRequestError, match="1 server-side cursors are open"):
+                await release(session)
+            assert len(await rows.fetchall()) == 499
+            await release(session)
+            assert snapshot(stage.db).used == 0
+        async with stage.db.connect() as connection, AsyncSession(connection) as session:
+            await session.execute(ONE)
+            with pytest.raises(InvalidRequestError, match="not its own"):
+                await release(session)
+
+
+async def test_release_takes_sessions_only(postgres_url):
+    """A scoped session will do; anything else is a TypeError."""
+    async with Stage(postgres_url) as stage:
+        scoped = async_scoped_session(async_sessionmaker(stage.db), asyncio.current_task)
+        await scoped.execute(ONE)
+        await release(scoped)
+        assert snapshot(stage.db).used == 0
+        await scoped.remove()
+        with pytest.raises(TypeError, match=r"wants a sqlalchemy\.ext\.asyncio\.AsyncSession; got AsyncEngine"):
+            await release(stage.db)
+
+
+@pytest.mark.parametrize("shown", [False, True])
+async def test_slow_statement(shown, postgres_url, caplog):
+    """A slow statement is one line in the log: where, how long, and its text only if that was asked for; never its parameters."""
+    async with Stage(postgres_url, guard={"slow_statement": 0.2, "statement_text": shown}) as stage:
+        async with AsyncSession(stage.db) as session:
+            await session.execute(ONE)
+            await session.execute(text("SELECT pg_sleep(:s), 'secret'"), {"s": 0.25})  # slow
+        await stage.db.dispose()
+        async with stage.db.connect() as connection:
+            await connection.execute(ONE)
+        (message,) = said(caplog, "statement took")
+        assert message.startswith("statement took 0.")
+        assert f"at {HERE}:{line('# slow')} in test_slow_statement, task " in message
+        assert ("secret" in message) == shown
+
+
+async def test_nothing_is_kept_alive(postgres_url):
+    """Neither a task, nor a frame's variable, nor a connection outlives its lease because somebody looked at it."""
+
+    class Marker:
+        pass
+
+    async with Stage(postgres_url) as stage:
+        seen = []
+
+        async def job():
+            marker = Marker()
+            async with AsyncSession(stage.db) as session:
+                await session.execute(ONE)
+                connection = (await session.connection()).sync_connection
+                seen.extend(
+                    (weakref.ref(marker), weakref.ref(session), weakref.ref(connection), weakref.ref(asyncio.current_task()))
+                )
+                del connection
+                await asyncio.sleep(LONG)
+                del marker
+                gc.collect()
+                assert seen[0]() is None, "a variable that is gone"
+                await asyncio.sleep(LONG)
+                snapshot(stage.db)
+
+        await asyncio.create_task(job())
+        await asyncio.sleep(0)
+        gc.collect()
+        assert [ref() for ref in seen] == [None] * 4
+        assert len(stage.findings.all) >= 1
+
+
+async def test_ticker_rests(postgres_url):
+    """A second after the last connection came back nobody looks any more; the next checkout wakes it again."""
+    async with Stage(postgres_url) as stage:
+        loop = asyncio.get_running_loop()
+        await hold(stage, 0.02)
+        assert ticker.beat_of(loop) is not None
+        async with asyncio.timeout(5):
+            while ticker.beat_of(loop) is not None:
+                await asyncio.sleep(0.05)
+        await hold(stage)
+        assert [finding.kind for finding in stage.findings.all] == [HELD]
+
+
+async def test_sampling_is_cheap(postgres_url):
+    """Looking at twenty idle leases ten times a second takes less than half a percent of a core."""
+    async with Stage(postgres_url, pool_size=20) as stage:
+
+        async def deep(levels):
+            if levels:
+                await deep(levels - 1)
+            else:
+                await hold(stage, 30)
+
+        tasks = [asyncio.create_task(deep(8)) for _ in range(20)]
+        async with asyncio.timeout(10):
+            while snapshot(stage.db).used < 20:
+                await asyncio.sleep(0.05)
+        await asyncio.sleep(0.3)
+        sampler, beat = stage.db.sync_engine.pool._watch.sampler, ticker.beat_of(asyncio.get_running_loop())
+        samples = 50
+        begun = time.thread_time()
+        for _ in range(samples):
+            sampler.sample(beat, None)
+        share = (time.thread_time() - begun) / samples * 10
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        assert share < 0.005, f"{share:.2%} of a core"
