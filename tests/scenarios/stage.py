@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
@@ -73,10 +74,13 @@ class Findings(Observer):
 
     def __init__(self) -> None:
         self.all: list[Any] = []
+        self.at: list[float] = []
+        """When each was told."""
 
     def found(self, finding: Any) -> None:
         """Remember a finding."""
         self.all.append(finding)
+        self.at.append(time.monotonic())
 
     def leaked(self, checkout: Any) -> None:
         """Remember a leak, as a finding has it."""
