@@ -40,10 +40,7 @@ def option_of(chain: Chain | None, fairy: object, option: str) -> Any:
         fairy: the pool's connection, as SQLAlchemy holds it.
         option: name of the option.
     """
-    if chain is not None:
-        connection = _connection(chain, fairy, DEEP)
-    else:
-        connection = _referrer(fairy) if fairy is not None else None
+    connection = _connection(chain, fairy, DEEP) if chain is not None else _referrer(fairy)
     return connection.get_execution_options().get(option) if connection is not None else None
 
 
@@ -63,7 +60,7 @@ def _connection(chain: Chain, fairy: object, depth: int) -> Connection | None:
 
 def _referrer(fairy: object) -> Connection | None:
     """Find SQLAlchemy's connection over one that is checked out, wherever it is kept."""
-    for holder in gc.get_referrers(fairy):
+    for holder in gc.get_referrers(fairy) if fairy is not None else ():
         if isinstance(holder, Connection):
             return holder
         if type(holder) is dict and holder.get("_dbapi_connection") is fairy:  # its attributes
