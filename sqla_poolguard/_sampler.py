@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import logging
-import math
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from sqla_poolguard import _holds, _probe, _reach, _sight
+from sqla_poolguard import _probe, _reach, _sight
 from sqla_poolguard._awaits import chain_of
 from sqla_poolguard._callsite import is_internal, site_of
 from sqla_poolguard._conflicts import find_deadlock
 from sqla_poolguard._facts import HolderState
-from sqla_poolguard._finding import FindingKind
-from sqla_poolguard._reclaim import reclaim
+from sqla_poolguard._judge import Judge
 from sqla_poolguard._sight import Sight, Surroundings
-from sqla_poolguard._streak import Streak
+from sqla_poolguard._streak import streak_of
 from sqla_poolguard._ticker import PAUSE, ticker
 
 if TYPE_CHECKING:
@@ -27,17 +25,17 @@ if TYPE_CHECKING:
     from sqla_poolguard._record import GuardedRecord
     from sqla_poolguard._reporter import Reporter
     from sqla_poolguard._slots import Slots
+    from sqla_poolguard._streak import Streak
     from sqla_poolguard._ticker import Beat, Blocked
 
 __all__ = ["Sampler"]
 
 _log: Final = logging.getLogger("sqla_poolguard")
 
+_T = TypeVar("_T")
+
 _PARTS: Final = 10
 _SHORTEST_PAUSE: Final = 0.01
-_LATENT: Final = 1.5
-"""Times `await_warning` that many short awaits together may take."""
-_TWICE: Final = 2
 _WAITERS_SEEN: Final = 1000
 
 
@@ -65,8 +63,9 @@ class Sampler:
             on_rest: called when nothing is out any more, and nobody looks until `wake` is called again.
         """
         self.slots, self.reporter = slots, reporter
-        self._guard, self._handover, self._clock = guard, handover, clock
-        self._patience = math.inf if guard.await_warning is None else guard.await_warning
+        self._clock = clock
+        self._judge = Judge(guard, handover, reporter, clock)
+        self._patience = self._judge.patience
         self.pause = min(max(self._patience / _PARTS, _SHORTEST_PAUSE), PAUSE)
         self.rest = on_rest
         self._failed = False
@@ -77,15 +76,8 @@ class Sampler:
 
     def sample(self, beat: Beat, blocked: Blocked | None) -> bool:
         """Look at every connection that is out in a loop; False if none is."""
-        try:
-            return self._sample(beat, blocked)
-        except Exception:  # noqa: BLE001 - whoever looks on must not break anything, nor fill the log
-            if not self._failed:
-                self._failed = True
-                _log.exception(
-                    "bug: looking at the connections of pool %r failed; further failures are not logged", self.reporter.name
-                )
-            return bool(self.slots.out())
+        looked = self._quietly(lambda: self._sample(beat, blocked))
+        return bool(self.slots.out()) if looked is None else looked
 
     def look_now(self, loop: AbstractEventLoop | None) -> tuple[float, Site | None] | None:
         """
@@ -94,11 +86,30 @@ class Sampler:
         Returns:
             For how many seconds the loop has just stood still, and at which line; None if it has not.
         """
+        return self._quietly(lambda: self._look_now(loop))
+
+    def excused(self, record: GuardedRecord) -> bool:
+        """Tell whether a hold is declared to be right."""
+        return bool(self._quietly(lambda: self._judge.excused(record, streak_of(record))))
+
+    def _quietly(self, look: Callable[[], _T]) -> _T | None:
+        """Look, and break nothing by it, nor fill the log."""
+        try:
+            return look()
+        except Exception:  # noqa: BLE001
+            if not self._failed:
+                self._failed = True
+                _log.exception(
+                    "bug: looking at the connections of pool %r failed; further failures are not logged", self.reporter.name
+                )
+        return None
+
+    def _look_now(self, loop: AbstractEventLoop | None) -> tuple[float, Site | None] | None:
         records = [record for record in self.slots.out() if record.loop is loop]
         beat = ticker.beat_of(loop)
         around = self._surroundings(records, beat)
         for record in records:
-            streak, look = self._streak(record), _probe.look(_probe.driver_of(record.dbapi_connection))
+            streak, look = streak_of(record), _probe.look(_probe.driver_of(record.dbapi_connection))
             if look is not None:
                 streak.sight = self._see(record, streak, look, around)
         return beat.blocked_lately() if beat is not None else None
@@ -110,19 +121,23 @@ class Sampler:
         for record in records:
             if record.lease.granted_at is not None:
                 self._sample_one(record, around, beat, blocked)
-        if self.slots.waiters.queue and len(out) == self.slots.taken:
-            self._resolve(beat)
+        if (
+            self.slots.waiters.queue
+            and len(out) == self.slots.taken
+            and (proof := find_deadlock(self, _samplers(beat), beat.loop))
+        ):
+            self._judge.deadlock(out, *proof)
         return bool(out or self.slots.waiters.queue)
 
     def _sample_one(self, record: GuardedRecord, around: Surroundings, beat: Beat, blocked: Blocked | None) -> None:
-        streak = self._streak(record)
+        streak = streak_of(record)
         passed = streak.tick(self._clock(), beat.lag)
         driver = _probe.driver_of(record.dbapi_connection)
         look = _probe.look(driver)
         if look is None:
             return
-        if blocked is not None and blocked.seconds >= self._patience and (site := _culprit(blocked, streak)) is not None:
-            self._find(record, streak, FindingKind.LOOP_BLOCKED, Sight(HolderState.RUNNING, site), blocked.seconds)
+        if blocked is not None:
+            self._judge.blocked(record, streak, blocked)
         if look.user is not None and not _is_internal_task(look.user):
             streak.use(look.user)
         if look.busy and look.user is None and self._feeds(streak, driver):
@@ -139,20 +154,13 @@ class Sampler:
         if sight.state in {HolderState.AWAITING, HolderState.NESTED}:
             streak.add_elsewhere(sight.current, sight.awaiting, passed)
             self.reporter.findings.add_waste(sight.current, sight.awaiting, passed)
-        self._judge(record, streak, sight)
+        self._judge.idle(record, streak, sight)
 
     @staticmethod
     def _feeds(streak: Streak, driver: object) -> bool:
         """Tell whether the database waits for the holder's own code."""
         task = streak.holder(None)
         return task is not None and chain_of(task).feeds(driver)
-
-    def _streak(self, record: GuardedRecord) -> Streak:
-        lease = record.lease
-        streak = lease.streak
-        if streak is None or streak.granted_at != lease.granted_at:
-            streak = lease.streak = Streak(lease.granted_at or 0.0, lease.task)
-        return streak
 
     def _see(self, record: GuardedRecord, streak: Streak, look: _probe.Look, around: Surroundings) -> Sight:
         """See what a connection's holder does."""
@@ -197,51 +205,6 @@ class Sampler:
                 return Sight(HolderState.RUNNING)  # until the next look
         return Sight(HolderState.ORPHANED)
 
-    def _judge(self, record: GuardedRecord, streak: Streak, sight: Sight) -> None:
-        """Find out whether something is wrong with a connection that is idle."""
-        patience = self._patience
-        if sight.state is HolderState.NESTED:
-            streak.nested += 1
-            if streak.nested == _TWICE:
-                self._find(record, streak, FindingKind.NESTED, sight)
-            return
-        streak.nested = 0
-        if sight.state is HolderState.ORPHANED and streak.idle >= patience:
-            if self._find(record, streak, FindingKind.ORPHANED, sight) and self._guard.reclaim == "orphaned":
-                reclaim(record, self.reporter)
-        elif sight.state is HolderState.AWAITING:
-            if streak.idle >= patience and streak.gap_elsewhere * 2 >= streak.idle:
-                self._find(record, streak, FindingKind.HELD_ACROSS_AWAIT, sight)
-            elif streak.elsewhere >= _LATENT * patience and streak.elsewhere * 2 >= streak.lived and not streak.told:
-                worst = streak.worst()
-                self._find(record, streak, FindingKind.HELD_ACROSS_AWAIT, sight._replace(current=worst[0], awaiting=worst[1]))
-
-    def _find(self, record: GuardedRecord, streak: Streak, kind: FindingKind, sight: Sight, seconds: float = 0.0) -> bool:
-        """Report a finding, once for a gap; False if the hold is declared to be right."""
-        if kind in streak.told_in_gap:
-            return streak.declared is None
-        streak.told_in_gap.add(kind)
-        if self.excused(record):
-            return False
-        streak.told.add(kind)
-        task = streak.holder(None)
-        trace_id = _sight.trace_of(task) if task is not None else None
-        self.reporter.found(record.lease, streak, kind, sight, self._clock(), idle=max(streak.idle, seconds), trace_id=trace_id)
-        return True
-
-    def excused(self, record: GuardedRecord) -> bool:
-        """Tell whether a hold is declared to be right."""
-        streak = self._streak(record)
-        if streak.declared is None:
-            task = streak.holder(None)
-            fairy = record.fairy_ref() if record.fairy_ref is not None else None
-            found = _sight.declared(task, fairy)
-            if found is None:
-                return False
-            streak.declared = found[0]
-            _holds.excuse(found[0], by_option=found[1])
-        return True
-
     def _surroundings(self, records: list[GuardedRecord], beat: Beat | None) -> Surroundings:
         """See who else waits and holds."""
         slots = self.slots
@@ -261,22 +224,6 @@ class Sampler:
         """Give the tasks that queue for the pool."""
         return [task for waiter in self.slots.waiters.live(_WAITERS_SEEN) if (task := _alive(waiter.task)) is not None]
 
-    def _resolve(self, beat: Beat) -> None:
-        """Turn one waiter away if no holder can ever go on."""
-        proof = find_deadlock(self, _samplers(beat), beat.loop)
-        if proof is None:
-            return
-        waiter, lines = proof
-        lease = next(iter(sorted((record.lease for record in self.slots.out()), key=lambda lease: lease.granted_at or 0.0)))
-        streak = lease.streak or Streak(lease.granted_at or 0.0, lease.task)
-        if FindingKind.DEADLOCK in streak.told_in_gap and self._guard.deadlock == "warn":
-            return
-        streak.told_in_gap.add(FindingKind.DEADLOCK)
-        sight = Sight(HolderState.NESTED, site_of(waiter.place), "a connection of this pool", None, lines)
-        self.reporter.found(lease, streak, FindingKind.DEADLOCK, sight, self._clock(), idle=streak.idle)
-        if self._guard.deadlock == "fail":
-            self._handover.refuse(waiter, lines)
-
 
 def _samplers(beat: Beat | None) -> list[Sampler]:
     return [sampler for sampler in list(beat.samplers) if isinstance(sampler, Sampler)] if beat is not None else []
@@ -290,10 +237,3 @@ def _alive(reference: Any) -> Task[Any] | None:
 def _is_internal_task(task: Task[Any]) -> bool:
     code = getattr(task.get_coro(), "cr_code", None)
     return code is not None and is_internal(code.co_filename)
-
-
-def _culprit(blocked: Blocked, streak: Streak) -> Site | None:
-    """Tell at which line the holder blocked the loop; None if most of the time it was somebody else."""
-    task = streak.holder(None)
-    own = [site for site, reference in blocked.sightings if reference is not None and reference() is task and task is not None]
-    return max(set(own), key=own.count) if own and len(own) * 2 >= len(blocked.sightings) else None

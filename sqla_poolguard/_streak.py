@@ -10,9 +10,10 @@ if TYPE_CHECKING:
 
     from sqla_poolguard._facts import Site
     from sqla_poolguard._finding import FindingKind
+    from sqla_poolguard._record import GuardedRecord
     from sqla_poolguard._sight import Search, Sight
 
-__all__ = ["Streak"]
+__all__ = ["Streak", "streak_of"]
 
 _MOST_LINES: Final = 16
 
@@ -112,6 +113,7 @@ class Streak:
         self.gap_since = self.lived
         self.gap_elsewhere = 0.0
         self.checked = False
+        self.declared = None
         self.told_in_gap.clear()
 
     def add_elsewhere(self, site: Site | None, awaiting: str | None, seconds: float) -> None:
@@ -147,3 +149,12 @@ class Streak:
             if task is not None and not task.done():
                 return task
         return None
+
+
+def streak_of(record: GuardedRecord) -> Streak:
+    """Give what samples have shown of a lease; for one that was not looked at yet, begin."""
+    lease = record.lease
+    streak = lease.streak
+    if streak is None or streak.granted_at != lease.granted_at:
+        streak = lease.streak = Streak(lease.granted_at or 0.0, lease.task)
+    return streak

@@ -49,6 +49,7 @@ FLOORS = {
     "_fastlane": SHELL,
     "_fork": SHELL,
     "_handover": SHELL,
+    "_judge": SHELL,
     "_pool": SHELL,
     "_reclaim": SHELL,
     "_record": SHELL,

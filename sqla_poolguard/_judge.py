@@ -1,0 +1,109 @@
+"""Decides, from what samples have shown of a lease, whether something is wrong with it; and what is done about it."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final
+
+from sqla_poolguard import _holds, _sight
+from sqla_poolguard._callsite import site_of
+from sqla_poolguard._facts import HolderState
+from sqla_poolguard._finding import FindingKind
+from sqla_poolguard._reclaim import reclaim
+from sqla_poolguard._sight import Sight
+from sqla_poolguard._streak import streak_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sqla_poolguard._facts import Site
+    from sqla_poolguard._guard import Guard
+    from sqla_poolguard._handover import Handover
+    from sqla_poolguard._record import GuardedRecord
+    from sqla_poolguard._reporter import Reporter
+    from sqla_poolguard._streak import Streak
+    from sqla_poolguard._ticker import Blocked
+    from sqla_poolguard._waiters import Waiter
+
+__all__ = ["Judge"]
+
+_LATENT: Final = 1.5
+"""Times `await_warning` that many short awaits together may take."""
+_TWICE: Final = 2
+"""Samples one after the other that must see a lease nested: one that is just being closed is not."""
+
+
+class Judge:
+    """Says what is wrong, once for each gap in which a connection is idle, unless the hold is declared to be right."""
+
+    def __init__(self, guard: Guard, handover: Handover, reporter: Reporter, clock: Callable[[], float]) -> None:
+        self._guard, self._handover, self._reporter, self._clock = guard, handover, reporter, clock
+        self.patience = math.inf if guard.await_warning is None else guard.await_warning
+        """Seconds for which a connection may be idle in a holder's hands."""
+
+    def idle(self, record: GuardedRecord, streak: Streak, sight: Sight) -> None:
+        """Judge a connection that is idle."""
+        if sight.state is HolderState.NESTED:
+            streak.nested += 1
+            if streak.nested == _TWICE:
+                self._find(record, streak, FindingKind.NESTED, sight)
+            return
+        streak.nested = 0
+        if sight.state is HolderState.ORPHANED and streak.idle >= self.patience:
+            if self._find(record, streak, FindingKind.ORPHANED, sight) and self._guard.reclaim == "orphaned":
+                reclaim(record, self._reporter)
+        elif sight.state is HolderState.AWAITING:
+            if streak.idle >= self.patience and streak.gap_elsewhere * 2 >= streak.idle:
+                self._find(record, streak, FindingKind.HELD_ACROSS_AWAIT, sight)
+            elif streak.elsewhere >= _LATENT * self.patience and streak.elsewhere * 2 >= streak.lived and not streak.told:
+                worst = streak.worst()
+                self._find(record, streak, FindingKind.HELD_ACROSS_AWAIT, sight._replace(current=worst[0], awaiting=worst[1]))
+
+    def blocked(self, record: GuardedRecord, streak: Streak, blocked: Blocked) -> None:
+        """Judge a holder during whose lease the event loop stood still."""
+        site = _culprit(blocked, streak) if blocked.seconds >= self.patience else None
+        if site is not None:
+            self._find(record, streak, FindingKind.LOOP_BLOCKED, Sight(HolderState.RUNNING, site), blocked.seconds)
+
+    def deadlock(self, out: Sequence[GuardedRecord], waiter: Waiter, proof: tuple[str, ...]) -> None:
+        """Tell of a deadlock, and turn one waiter away, if that was asked for."""
+        record = min(out, key=lambda record: record.lease.granted_at or 0.0)
+        streak = streak_of(record)
+        if self._guard.deadlock == "warn" and FindingKind.DEADLOCK in streak.told_in_gap:
+            return
+        streak.told_in_gap.add(FindingKind.DEADLOCK)
+        sight = Sight(HolderState.NESTED, site_of(waiter.place), "a connection of this pool", None, proof)
+        self._reporter.found(record.lease, streak, FindingKind.DEADLOCK, sight, self._clock(), idle=streak.idle)
+        if self._guard.deadlock == "fail":
+            self._handover.refuse(waiter, proof)
+
+    def excused(self, record: GuardedRecord, streak: Streak) -> bool:
+        """Tell whether a hold is declared to be right."""
+        if streak.declared is None:
+            fairy = record.fairy_ref() if record.fairy_ref is not None else None
+            found = _sight.declared(streak.holder(None), fairy)
+            if found is None:
+                return False
+            streak.declared = found[0]
+            _holds.excuse(found[0], by_option=found[1])
+        return True
+
+    def _find(self, record: GuardedRecord, streak: Streak, kind: FindingKind, sight: Sight, seconds: float = 0.0) -> bool:
+        """Report a finding, once for a gap; False if the hold is declared to be right."""
+        if kind in streak.told_in_gap:
+            return streak.declared is None
+        streak.told_in_gap.add(kind)
+        if self.excused(record, streak):
+            return False
+        streak.told.add(kind)
+        task = streak.holder(None)
+        trace_id = _sight.trace_of(task) if task is not None else None
+        self._reporter.found(record.lease, streak, kind, sight, self._clock(), idle=max(streak.idle, seconds), trace_id=trace_id)
+        return True
+
+
+def _culprit(blocked: Blocked, streak: Streak) -> Site | None:
+    """Tell at which line the holder blocked the loop; None if most of the time it was somebody else."""
+    task = streak.holder(None)
+    own = [site for site, reference in blocked.sightings if reference is not None and reference() is task and task is not None]
+    return max(set(own), key=own.count) if own and len(own) * 2 >= len(blocked.sightings) else None
