@@ -99,12 +99,12 @@ class Chain:
             return self.future.done()
         return not (self.hops and self.hops[-1].name == "__sleep0")
 
-    def line(self, package: str | None = None) -> int | None:
+    def line(self, home: str | None = None) -> int | None:
         """
         Find the innermost hop of the application.
 
         Args:
-            package: the top-level package of the application, for one that is installed like a library.
+            home: the folder of the application's code, for one that is installed like a library.
 
         Returns:
             Its index; None if there is none.
@@ -113,20 +113,20 @@ class Chain:
             if is_application(self.hops[at].code.co_filename):
                 return at
         for at in range(len(self.hops) - 1, -1, -1):
-            if package and self.hops[at].package == package:
+            if home and self.hops[at].code.co_filename.startswith(home):
                 return at
         return None
 
-    def site(self, package: str | None = None) -> Site | None:
+    def site(self, home: str | None = None) -> Site | None:
         """Give the innermost line of the application; else the outermost line there is."""
         if not self.hops:
             return None
-        hop = self.hops[self.line(package) or 0]
+        hop = self.hops[self.line(home) or 0]
         return Site(hop.code.co_filename, hop.line, hop.name)
 
-    def awaited(self, package: str | None = None) -> str:
+    def awaited(self, home: str | None = None) -> str:
         """Say what the innermost line of the application awaits, as `package function`."""
-        at = self.line(package)
+        at = self.line(home)
         below = [hop for hop in self.hops[(at or 0) + 1 :] if not is_internal(hop.code.co_filename)]
         below = [hop for hop in below if not hop.name.startswith("_")] or below
         drivers = [hop for hop in below if hop.package in _DRIVERS]

@@ -36,10 +36,10 @@ def joined(chain: Chain) -> list[Task[Any]]:
     return _unique(found)
 
 
-def delegates(chain: Chain) -> list[Task[Any]]:
+def delegates(chain: Chain, home: str | None = None) -> list[Task[Any]]:
     """Give the tasks that a framework runs for it: those of the task groups of libraries below its own innermost line."""
     found: list[Any] = []
-    for hop in chain.hops[(chain.line() or 0) + 1 :]:
+    for hop in chain.hops[(chain.line(home) or 0) + 1 :]:
         if not hop.in_greenlet and hop.package not in {"asyncio", "anyio"}:
             found += _grouped(hop)
     return _unique(found)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 import weakref
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqla_poolguard import _reach
 from sqla_poolguard._awaits import chain_of, context_of
-from sqla_poolguard._callsite import is_internal
+from sqla_poolguard._callsite import is_application, is_internal
 from sqla_poolguard._facts import HolderState
 from sqla_poolguard._holds import OPTION, declared_in
 from sqla_poolguard._joins import delegates, is_closing, joined, kin
@@ -66,28 +67,28 @@ def attribute(task: Task[Any], lease: Lease, driver: Any, fairy: object, around:
         fairy: the pool's connection, as SQLAlchemy holds it.
         around: who else waits and holds.
     """
-    package = _package(lease.place)
+    home = _home(lease.place)
     chain = chain_of(task)
     if chain.is_ready:
-        return Sight(HolderState.RUNNING, chain.site(package), None, task.get_name())
+        return Sight(HolderState.RUNNING, chain.site(home), None, task.get_name())
     if chain.is_within(driver) or is_closing(chain):
-        return Sight(HolderState.IN_DATABASE, chain.site(package), "the database", task.get_name())
+        return Sight(HolderState.IN_DATABASE, chain.site(home), "the database", task.get_name())
     nested = _nested(chain, lease.granted_at or 0.0, around)
     if nested is not None:
-        return Sight(HolderState.NESTED, nested[0] or chain.site(package), nested[1], task.get_name())
+        return Sight(HolderState.NESTED, nested[0] or chain.site(home), nested[1], task.get_name())
     if any(chain_of(other).is_ready for other in kin(chain)):  # what it waits for is under way
-        return Sight(HolderState.RUNNING, chain.site(package), None, task.get_name())
-    user = _user(chain, fairy, _GENERATIONS) or _delegate(chain) or chain
+        return Sight(HolderState.RUNNING, chain.site(home), None, task.get_name())
+    user = _user(chain, fairy, _GENERATIONS) or _delegate(chain, home) or chain
     others = joined(user)
-    awaiting = user.awaited(package)
+    awaiting = user.awaited(home)
     if id(user.task) in around.others:
         awaiting = f"a connection of pool {around.others[id(user.task)]!r}"
     return Sight(
         HolderState.AWAITING,
-        user.site(package),
+        user.site(home),
         awaiting,
         user.task.get_name(),
-        tuple(_described(other, package) for other in others[:_TASKS_SHOWN]),
+        tuple(_described(other, home) for other in others[:_TASKS_SHOWN]),
         chain.frameworks(lease.place[0] if lease.place else None),
         weakref.ref(chain.future) if chain.future is not None and not others and user is chain else None,
     )
@@ -136,18 +137,18 @@ def _user(chain: Chain, fairy: object, depth: int) -> Chain | None:
     return None
 
 
-def _delegate(chain: Chain) -> Chain | None:
+def _delegate(chain: Chain, home: str | None) -> Chain | None:
     """Find the task that a framework runs for a holder, and that is in the application's code: the body of a response, say."""
-    for task in delegates(chain):
+    for task in delegates(chain, home):
         below = chain_of(task)
-        if not below.is_ready and below.line() is not None:
+        if not below.is_ready and below.line(home) is not None:
             return below
     return None
 
 
-def _described(task: Task[Any], package: str | None) -> str:
+def _described(task: Task[Any], home: str | None) -> str:
     chain = chain_of(task)
-    return f"task {task.get_name()!r} awaits {chain.awaited(package)} at {chain.site(package)}"
+    return f"task {task.get_name()!r} awaits {chain.awaited(home)} at {chain.site(home)}"
 
 
 class Search:
@@ -190,12 +191,13 @@ def trace_of(task: Task[Any]) -> str | None:
     return trace_id_in(context) if context is not None else None
 
 
-def _package(place: Place | None) -> str | None:
-    """Name the top-level package of the code that checked out, for an application that is installed like a library."""
-    if not place:
+def _home(place: Place | None) -> str | None:
+    """Give the folder of the code that checked out, for an application that is installed like a library."""
+    if not place or is_application(place[0].co_filename):
         return None
-    _, installed, path = place[0].co_filename.replace("\\", "/").rpartition("-packages/")
-    return path.partition("/")[0].removesuffix(".py") if installed else None
+    file: str = place[0].co_filename
+    roots, installed, path = file.rpartition(f"-packages{os.sep}")
+    return roots + installed + path.partition(os.sep)[0] if installed else os.path.dirname(file) + os.sep
 
 
 def is_helper(place: Place | None) -> bool:

@@ -10,7 +10,7 @@ __all__ = [
     "MAX_OVERFLOW",
     "PAYMENT_SECONDS",
     "POOL_SIZE",
-    "SHOP_HOLD_WARNING",
+    "SHOP_AWAIT_WARNING",
     "SHOP_TIMEOUT",
     "ServerSettings",
 ]
@@ -22,7 +22,7 @@ LIMIT: Final = POOL_SIZE + MAX_OVERFLOW
 
 SHOP_TIMEOUT: Final = 1.5
 """`pool_timeout` where a pool runs dry on purpose; the burst has SQLAlchemy's default, 30 s."""
-SHOP_HOLD_WARNING: Final = 0.5
+SHOP_AWAIT_WARNING: Final = 0.5
 """After this long a held connection is worth a line in the log."""
 PAYMENT_SECONDS: Final = 3.0
 """How long the payment provider takes to answer."""

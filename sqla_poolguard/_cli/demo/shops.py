@@ -12,7 +12,7 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from sqla_poolguard import Guard, GuardedPool
 from sqla_poolguard._cli.demo.app import create_app
-from sqla_poolguard._cli.demo.settings import MAX_OVERFLOW, POOL_SIZE, SHOP_HOLD_WARNING, SHOP_TIMEOUT
+from sqla_poolguard._cli.demo.settings import MAX_OVERFLOW, POOL_SIZE, SHOP_AWAIT_WARNING, SHOP_TIMEOUT
 
 if TYPE_CHECKING:
     import httpx
@@ -82,5 +82,5 @@ def open_shops(database: str, payments: httpx.AsyncClient) -> dict[str, Shop]:
         "burst/stock": stock(),
         "burst/guarded": guarded(Guard(name="burst")),
         "shop/stock": stock(pool_timeout=SHOP_TIMEOUT),
-        "shop/guarded": guarded(Guard(name="shop", hold_warning=SHOP_HOLD_WARNING), pool_timeout=SHOP_TIMEOUT),
+        "shop/guarded": guarded(Guard(name="shop", await_warning=SHOP_AWAIT_WARNING), pool_timeout=SHOP_TIMEOUT),
     }
