@@ -16,19 +16,26 @@ from sqla_poolguard import (
     CheckoutError,
     CheckoutRejected,
     CheckoutTimeout,
+    Declaration,
     Ending,
+    Finding,
     Guard,
     GuardedPool,
     Holder,
+    HolderState,
     Observer,
     PoolSnapshot,
     Reason,
     Site,
+    Verdict,
+    Waste,
+    allow_hold,
+    release,
     snapshot,
 )
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncEngine
+    from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
     from sqla_poolguard import (
         Checkout,
@@ -118,6 +125,10 @@ def look(pool: GuardedPool) -> None:
     assert_type(seen.holders, tuple[Holder, ...])
     assert_type(seen.ended, Mapping[str, int])
     assert_type(str(seen), str)
+    assert_type(seen.findings, tuple[Finding, ...])
+    assert_type(seen.waste, tuple[Waste, ...])
+    assert_type(seen.declared, tuple[Declaration, ...])
+    assert_type(seen.holders[0].state, HolderState | None)
     snapshot("orders")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
 
 
@@ -133,9 +144,18 @@ async def catch() -> int:
     except CheckoutTimeout as timeout:
         assert_type(timeout.waited, float)
         assert_type(timeout.snapshot, PoolSnapshot)
+        assert_type(timeout.verdict, Verdict | None)
         return len(timeout.to_problem())
     except CheckoutError as error:
         assert_type(error.status_code, int)
         return 503
     except sqlalchemy.exc.TimeoutError:
         return 503
+
+
+async def give_back(session: AsyncSession) -> None:
+    """Use declarations and early release."""
+    with allow_hold("LISTEN"):
+        await session.connection()
+    await release(session)
+    await release(engine)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
