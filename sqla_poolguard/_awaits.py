@@ -11,7 +11,7 @@ import gc
 import sys
 from asyncio import Future, Task
 from inspect import CO_ASYNC_GENERATOR, CO_OPTIMIZED
-from types import AsyncGeneratorType, CoroutineType, GeneratorType
+from types import AsyncGeneratorType, CellType, CoroutineType, GeneratorType, MethodType
 from typing import TYPE_CHECKING, Any, Final
 
 from sqla_poolguard._callsite import is_application, is_internal
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["Chain", "Hop", "chain_of", "context_of"]
 
 _MOST_HOPS: Final = 200
+_OURS: Final = 3
+"""References to a frame's dictionary that nobody else has: the frame's, ours, and that of the call which counts."""
 _OPAQUE: Final = frozenset(
     {"async_generator_asend", "async_generator_athrow", "anext_awaitable", "coroutine_wrapper", "FutureIter"}
 )
@@ -36,10 +38,12 @@ _DRIVERS: Final = frozenset({"asyncpg", "psycopg", "aiosqlite", "aiomysql", "asy
 class Hop:
     """One frame of a chain."""
 
-    __slots__ = ("code", "frame", "in_greenlet", "line")
+    __slots__ = ("code", "frame", "in_greenlet", "line", "owner")
 
-    def __init__(self, code: CodeType, frame: FrameType | None, *, in_greenlet: bool = False) -> None:
+    def __init__(self, code: CodeType, frame: FrameType | None, owner: object = None, *, in_greenlet: bool = False) -> None:
         self.code = code
+        self.owner = owner
+        """The coroutine or generator; None in a greenlet."""
         self.frame = frame
         self.line = frame.f_lineno if frame is not None else code.co_firstlineno
         self.in_greenlet = in_greenlet
@@ -62,24 +66,37 @@ class Hop:
         return self.module.partition(".")[0]
 
     def local(self, name: str) -> Any:
-        """Read a local variable; None if there is none."""
-        return self.locals().get(name)
-
-    def locals(self) -> dict[str, Any]:
         """
-        Read all local variables.
+        Read a local variable of a library's function; None if there is none.
 
         Before Python 3.13 the interpreter keeps the dictionary that it makes for this, and with it what a variable held,
-        even after the variable is gone: it is emptied at once, so that looking never keeps a connection alive.
+        even after the variable is gone: it is emptied at once, unless the function has asked for its `locals()` itself.
         """
-        frame = self.frame
-        if frame is None:
-            return {}
-        seen = frame.f_locals
-        copy = dict(seen)
-        if sys.version_info < (3, 13) and frame.f_code.co_flags & CO_OPTIMIZED:
+        if self.frame is None:
+            return None
+        seen = self.frame.f_locals
+        found = seen.get(name)
+        if sys.version_info < (3, 13) and self.frame.f_code.co_flags & CO_OPTIMIZED and sys.getrefcount(seen) == _OURS:
             seen.clear()
-        return copy
+        return found
+
+    def values(self) -> list[Any]:
+        """
+        Read what the function's variables hold, without their names, and what it is in the middle of (`async with`).
+
+        The garbage collector tells; unlike `f_locals`, that leaves no trace. It tells nothing of frames in a greenlet.
+        """
+        found = []
+        for value in gc.get_referents(self.owner) if self.owner is not None else ():
+            kind = type(value)
+            if kind is CellType:
+                try:
+                    found.append(value.cell_contents)
+                except ValueError:  # empty by now
+                    continue
+            else:
+                found.append(value.__self__ if kind is MethodType else value)
+        return found
 
 
 class Chain:
@@ -208,15 +225,15 @@ def _step(awaited: Any, hops: list[Hop]) -> Any:
     """Note the frame of one awaitable, and give what it awaits in turn."""
     kind = type(awaited)
     if kind is CoroutineType or hasattr(kind, "cr_await"):  # the latter: Cython
-        hops.append(Hop(awaited.cr_code, awaited.cr_frame))
+        hops.append(Hop(awaited.cr_code, awaited.cr_frame, awaited))
         if awaited.cr_code.co_name == "greenlet_spawn":
             hops += _in_greenlet(hops[-1])
         return awaited.cr_await
     if kind is AsyncGeneratorType:
-        hops.append(Hop(awaited.ag_code, awaited.ag_frame))
+        hops.append(Hop(awaited.ag_code, awaited.ag_frame, awaited))
         return awaited.ag_await
     if kind is GeneratorType or hasattr(kind, "gi_yieldfrom"):
-        hops.append(Hop(awaited.gi_code, awaited.gi_frame))
+        hops.append(Hop(awaited.gi_code, awaited.gi_frame, awaited))
         return awaited.gi_yieldfrom
     for inner in gc.get_referents(awaited):
         name = type(inner).__name__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from asyncio import Future
 from typing import TYPE_CHECKING, Any, Final
 
@@ -47,10 +48,14 @@ def find_deadlock(
     out = sampler.slots.out()
     fairies = [fairy for record in out if (fairy := record.fairy_ref() if record.fairy_ref is not None else None) is not None]
     tasks = asyncio.all_tasks(loop)
-    if len(tasks) > _MOST_TASKS or any(
-        _reaches_any(task, fairies) for task in tasks if id(task) not in known and not task.done()
+    bystanders = [task for task in tasks if id(task) not in known and not task.done()]
+    if (
+        len(tasks) > _MOST_TASKS
+        or not all(_has(owner, record) for record in out if (owner := _owner(record)) is not None)
+        or any(_has_deadline(task) for task in tasks if id(task) in known)
+        or any(_may_help(task, fairies, known) for task in bystanders)
     ):
-        return None  # somebody else may give one back
+        return None
     holding = {id(task) for record in out if (task := _owner(record)) is not None}
     waiters = sampler.slots.waiters.live(_MOST_TASKS)
     if not waiters:
@@ -97,7 +102,7 @@ def _graph(samplers: Iterable[Sampler]) -> tuple[WaitGraph, set[int]]:
         rows: list[list[Any]] = []
         for record in out:
             owner = _owner(record)
-            rows.append([] if owner is None or _can_come_back(record) or not _has(owner, record) else [id(owner)])
+            rows.append([] if owner is None or _can_come_back(record) else [id(owner)])
             if owner is not None:
                 tasks.append(owner)
         holders[sampler] = rows
@@ -125,9 +130,30 @@ def _children(task: Task[Any]) -> list[Task[Any]]:
     return children if all(isinstance(other, asyncio.Task) for other in others) else []
 
 
-def _reaches_any(task: Task[Any], fairies: list[Any]) -> bool:
+def _may_help(task: Task[Any], fairies: list[Any], known: set[int]) -> bool:
+    """Tell whether a task that is not known to wait can give a connection back, or cancel a task that waits."""
     chain = chain_of(task)
-    return any(_reach.reaches(chain, fairy) for fairy in fairies)
+    if any(_reach.reaches(chain, fairy, _reach.DEEP) for fairy in fairies):
+        return True
+    waited_for = {id(other) for other in joined(chain)}
+    return any(
+        isinstance(value, asyncio.Task) and id(value) in known and id(value) not in waited_for
+        for hop in chain.hops
+        for value in hop.values()
+    )
+
+
+def _has_deadline(task: Task[Any]) -> bool:
+    """Tell whether a task will be cancelled by itself: inside `asyncio.timeout`, `wait_for`, or a scope of anyio's that has an end."""
+    for hop in chain_of(task).hops:
+        for value in hop.values():
+            if isinstance(value, asyncio.TimerHandle) and not value.cancelled():
+                return True
+            if isinstance(value, asyncio.Timeout) and value.when() is not None:
+                return True
+            if type(value).__name__ == "CancelScope" and getattr(value, "deadline", math.inf) < math.inf:
+                return True
+    return False
 
 
 def _doing(task: Task[Any]) -> str:

@@ -53,7 +53,11 @@ class Guard:
     """Take back a connection whose task has finished ("orphaned"), or leave it ("never")."""
 
     slow_statement: float | None = None
-    """Seconds from which a statement is reported as slow; None means never, and costs nothing."""
+    """
+    Seconds from which a statement is reported as slow; None means never, and costs nothing.
+
+    It is the time until the database has answered; rows that a server-side cursor fetches later are not in it.
+    """
 
     statement_text: bool = False
     """Show the text of a slow statement, without its parameters."""

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Final
 from sqla_poolguard._finding import Declaration
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from contextvars import Context
+    from contextvars import Context, Token
 
 __all__ = ["OPTION", "allow_hold", "declarations", "declared_in", "excuse", "forget"]
 
@@ -23,42 +22,52 @@ STALE_AFTER: Final = 100
 
 _MOST: Final = 1000
 _log: Final = logging.getLogger("sqla_poolguard")
-_reason: Final[ContextVar[str | None]] = ContextVar("sqla_poolguard_hold", default=None)
+_declared: Final[ContextVar[str | None]] = ContextVar("sqla_poolguard_hold", default=None)
 _counts: Final[dict[str, list[int]]] = {}
 """Reason to [times declared, holds excused]."""
 
 
-@contextlib.contextmanager
-def allow_hold(reason: str) -> Iterator[None]:
+class allow_hold:  # noqa: N801 - used like a function
     """
     Declare that a connection may be held here while something else is awaited: LISTEN, a leader's lock, a slow cursor.
 
-    It applies to the holds of the code inside, the tasks that it creates included, whichever pool they come from.
-
-    Args:
-        reason: why that is right; it is listed in `snapshot().declared`.
-
-    Raises:
-        ValueError: there is no reason.
+    A context manager, for `with`. It applies to the holds of the code inside, the tasks that it creates included,
+    whichever pool they come from.
     """
-    if not isinstance(reason, str) or not reason.strip():
-        msg = f"allow_hold({reason!r}) is not allowed; allowed: a non-empty text that says why the hold is right"
-        raise ValueError(msg)
-    counts = _entry(reason)
-    counts[0] += 1
-    token = _reason.set(reason)
-    try:
-        yield
-    finally:
+
+    __slots__ = ("_reason", "_tokens")
+
+    def __init__(self, reason: str) -> None:
+        """
+        Declare a hold.
+
+        Args:
+            reason: why it is right; it is listed in `snapshot().declared`.
+
+        Raises:
+            ValueError: there is no reason.
+        """
+        if not isinstance(reason, str) or not reason.strip():
+            msg = f"allow_hold({reason!r}) is not allowed; allowed: a non-empty text that says why the hold is right"
+            raise ValueError(msg)
+        self._reason = reason
+        self._tokens: list[Token[str | None]] = []
+
+    def __enter__(self) -> None:
+        counts = _entry(self._reason)
+        counts[0] += 1
+        if counts[0] == STALE_AFTER + 1 and not counts[1]:
+            _log.warning("allow_hold(%r) was entered %d times and never excused a hold: it may go", self._reason, STALE_AFTER)
+        self._tokens.append(_declared.set(self._reason))
+
+    def __exit__(self, *_: object) -> None:
         with contextlib.suppress(ValueError):  # an async generator that is closed in another context than it began in
-            _reason.reset(token)
-        if counts == [STALE_AFTER, 0]:
-            _log.warning("allow_hold(%r) was entered %d times and never excused a hold: it may go", reason, STALE_AFTER)
+            _declared.reset(self._tokens.pop())
 
 
 def declared_in(context: Context | None) -> str | None:
     """Give the reason of the declaration in whose scope a context is; None if there is none."""
-    return context.get(_reason) if context is not None else None
+    return context.get(_declared) if context is not None else None
 
 
 def excuse(reason: str, *, by_option: bool = False) -> None:

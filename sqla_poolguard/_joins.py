@@ -79,9 +79,10 @@ def is_shield(future: Future[Any]) -> bool:
 
 
 def _grouped(hop: Hop) -> list[Any]:
-    """Give the tasks of the task groups that a frame has."""
-    groups = [value for value in hop.locals().values() if type(value).__name__ == "TaskGroup"]
-    return [task for group in groups for task in getattr(group, "_tasks", None) or ()]
+    """Give the tasks of asyncio's and anyio's task groups that a frame has."""
+    groups = [value for value in hop.values() if type(value).__name__ == "TaskGroup"]
+    known = [group for group in groups if type(group).__module__.partition(".")[0] in {"asyncio", "anyio"}]
+    return [task for group in known for task in getattr(group, "_tasks", None) or ()]
 
 
 def _shielded(future: Future[Any]) -> list[Any]:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sqla_poolguard import _holds, _sight
 from sqla_poolguard._callsite import site_of
 from sqla_poolguard._facts import HolderState
 from sqla_poolguard._finding import FindingKind
+from sqla_poolguard._reach import DEEP
 from sqla_poolguard._reclaim import reclaim
-from sqla_poolguard._sight import Sight
+from sqla_poolguard._sight import Search, Sight
 from sqla_poolguard._streak import streak_of
 
 if TYPE_CHECKING:
+    from asyncio import Task
     from collections.abc import Callable, Sequence
 
     from sqla_poolguard._facts import Site
@@ -51,17 +53,27 @@ class Judge:
         streak.nested = 0
         if sight.state is HolderState.ORPHANED and streak.idle >= self.patience:
             if self._find(record, streak, FindingKind.ORPHANED, sight) and self._guard.reclaim == "orphaned":
-                reclaim(record, self._reporter)
+                self._reclaim(record, streak)
         elif sight.state is HolderState.AWAITING:
             if streak.idle >= self.patience and streak.gap_elsewhere * 2 >= streak.idle:
                 self._find(record, streak, FindingKind.HELD_ACROSS_AWAIT, sight)
-            elif streak.elsewhere >= _LATENT * self.patience and streak.elsewhere * 2 >= streak.lived and not streak.told:
+            elif not streak.told and _many_short(streak, self.patience):
                 worst = streak.worst()
                 self._find(record, streak, FindingKind.HELD_ACROSS_AWAIT, sight._replace(current=worst[0], awaiting=worst[1]))
 
-    def blocked(self, record: GuardedRecord, streak: Streak, blocked: Blocked) -> None:
-        """Judge a holder during whose lease the event loop stood still."""
-        site = _culprit(blocked, streak) if blocked.seconds >= self.patience else None
+    def _reclaim(self, record: GuardedRecord, streak: Streak) -> None:
+        """Take a connection back, unless any task of the loop can reach it, however indirectly, or has used it since."""
+        if streak.used_late or record.loop is None:
+            return
+        if streak.last_search is None:
+            streak.last_search = Search(record.loop, DEEP)
+        fairy = record.fairy_ref() if record.fairy_ref is not None else None
+        if streak.last_search.go_on(fairy) and streak.last_search.found is None:
+            reclaim(record, self._reporter)
+
+    def blocked(self, record: GuardedRecord, streak: Streak, blocked: Blocked, user: Task[Any] | None) -> None:
+        """Judge a holder during whose lease the event loop stood still; `user` is the task for which the database works now."""
+        site = _culprit(blocked, streak, user) if blocked.seconds >= self.patience else None
         if site is not None:
             self._find(record, streak, FindingKind.LOOP_BLOCKED, Sight(HolderState.RUNNING, site), blocked.seconds)
 
@@ -102,8 +114,28 @@ class Judge:
         return True
 
 
-def _culprit(blocked: Blocked, streak: Streak) -> Site | None:
-    """Tell at which line the holder blocked the loop; None if most of the time it was somebody else."""
+def _many_short(streak: Streak, patience: float) -> bool:
+    """Tell whether many short awaits together make most of a lease, and a long one."""
+    awaited = streak.latent + (streak.gap_elsewhere if streak.declared is None else 0.0)
+    return awaited >= _LATENT * patience and awaited * 2 >= streak.lived
+
+
+def _culprit(blocked: Blocked, streak: Streak, user: Task[Any] | None) -> Site | None:
+    """
+    Tell at which line the holder blocked the loop with an idle connection in its hands.
+
+    Args:
+        blocked: what was seen.
+        streak: of the lease.
+        user: the task for which the database works now.
+
+    Returns:
+        None if most of the time it was somebody else, or the lease had not begun, or the database was at work meanwhile.
+    """
     task = streak.holder(None)
-    own = [site for site, reference in blocked.sightings if reference is not None and reference() is task and task is not None]
+    if task is None or (user is not None and user is not task):
+        return None
+    own = [
+        seen.site for seen in blocked.sightings if seen.task is not None and seen.task() is task and seen.at >= streak.granted_at
+    ]
     return max(set(own), key=own.count) if own and len(own) * 2 >= len(blocked.sightings) else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from asyncio import Future
+from asyncio import Future, current_task
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqla_poolguard._joins import waiting_tasks
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Look", "count_operations", "driver_of", "look"]
 
-_PSYCOPG_ACTIVE: Final = 1
 _PSYCOPG_IDLE: Final = 0
 
 
@@ -52,16 +51,22 @@ def look(driver: Any) -> Look | None:
 
 
 def count_operations(driver: Any) -> None:
-    """Let a psycopg connection count what it is asked: unlike asyncpg's, it does not. All it does goes through `wait`."""
+    """Let a psycopg connection count what it is asked: unlike asyncpg's, it does not. All that it awaits goes through `wait`."""
     if type(driver).__module__.partition(".")[0] != "psycopg" or not hasattr(driver, "wait"):
         return
     reference = weakref.ref(driver)  # a strong one would be a circle
-    driver._poolguard_operations = 0
+    driver._poolguard_operations, driver._poolguard_waits, driver._poolguard_user = 0, 0, None
 
-    def wait(*args: Any, **kwargs: Any) -> Any:
+    async def wait(*args: Any, **kwargs: Any) -> Any:
         connection: Any = reference()
+        task = current_task()
+        connection._poolguard_user = weakref.ref(task) if task is not None else None
         connection._poolguard_operations += 1
-        return type(connection).wait(connection, *args, **kwargs)
+        connection._poolguard_waits += 1
+        try:
+            return await type(connection).wait(connection, *args, **kwargs)
+        finally:
+            connection._poolguard_waits -= 1
 
     driver.wait = wait
 
@@ -74,8 +79,9 @@ def _asyncpg(driver: Any) -> Look:
 
 
 def _psycopg(driver: Any) -> Look:
-    status = int(driver.pgconn.transaction_status)
-    return Look(status == _PSYCOPG_ACTIVE, driver._poolguard_operations, status != _PSYCOPG_IDLE, None)
+    busy, user = driver._poolguard_waits > 0, driver._poolguard_user
+    task = user() if busy and user is not None else None
+    return Look(busy, driver._poolguard_operations, int(driver.pgconn.transaction_status) != _PSYCOPG_IDLE, task)
 
 
 _PROBES: Final[dict[str, Callable[[Any], Look]]] = {"asyncpg": _asyncpg, "psycopg": _psycopg}

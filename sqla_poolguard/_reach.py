@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gc
+from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session
 
+from sqla_poolguard._awaits import context_of
 from sqla_poolguard._callsite import is_internal
 
 if TYPE_CHECKING:
@@ -24,11 +27,16 @@ DEEP: Final = 3
 """Likewise what these hold: `self.session`, or `request.scope["state"]["session"]`."""
 
 _MOST_OBJECTS: Final = 400
+_MOST_PARTS: Final = 100
+_PLAIN: Final = {list.__iter__, tuple.__iter__, set.__iter__, frozenset.__iter__, deque.__iter__}
 
 
 def reaches(chain: Chain, fairy: object, depth: int = DIRECTLY) -> bool:
-    """Tell whether a frame of a chain has a session or connection over a connection that is checked out."""
-    return _connection(chain, fairy, depth) is not None
+    """Tell whether a frame of a chain has a session or connection over a connection that is checked out, or the driver's own."""
+    if _connection(chain, fairy, depth) is not None:
+        return True
+    driver = getattr(getattr(fairy, "dbapi_connection", None), "driver_connection", None)
+    return driver is not None and any(value is driver for hop in chain.hops for value in hop.values())
 
 
 def option_of(chain: Chain | None, fairy: object, option: str) -> Any:
@@ -36,11 +44,11 @@ def option_of(chain: Chain | None, fairy: object, option: str) -> Any:
     Read an execution option of SQLAlchemy's connection over one that is checked out; None if it is not set, or not found.
 
     Args:
-        chain: the holder's; None if there is no holder any more: then the garbage collector is asked, which takes a while.
+        chain: the holder's; if it does not tell, the garbage collector is asked, which takes a while.
         fairy: the pool's connection, as SQLAlchemy holds it.
         option: name of the option.
     """
-    connection = _connection(chain, fairy, DEEP) if chain is not None else _referrer(fairy)
+    connection = (_connection(chain, fairy, DEEP) if chain is not None else None) or _referrer(fairy)
     return connection.get_execution_options().get(option) if connection is not None else None
 
 
@@ -48,10 +56,15 @@ def _connection(chain: Chain, fairy: object, depth: int) -> Connection | None:
     """Find SQLAlchemy's connection over one that is checked out, in the variables of a chain's frames, the innermost first."""
     if fairy is None:
         return None
+    context = context_of(chain) if depth else None
+    for value in list(context.values())[:_MOST_PARTS] if context is not None else ():
+        for connection in _connections(value):
+            if getattr(connection, "_dbapi_connection", None) is fairy:
+                return connection
     for hop in reversed(chain.hops):
-        if hop.frame is None or is_internal(hop.code.co_filename):
+        if is_internal(hop.code.co_filename):
             continue
-        for value in _within(list(hop.locals().values()), depth):
+        for value in _within(hop.values(), depth):
             for connection in _connections(value):
                 if getattr(connection, "_dbapi_connection", None) is fairy:
                     return connection
@@ -69,12 +82,14 @@ def _referrer(fairy: object) -> Connection | None:
 
 
 def _within(values: list[Any], depth: int) -> Iterator[Any]:
-    """Give some values, and what they hold, level by level."""
+    """Give some values, and what they hold, level by level; after so many, no more."""
     seen: set[int] = set()
     for level in range(depth + 1):
         inner: list[Any] = []
         for value in values:
-            if id(value) in seen or len(seen) > _MOST_OBJECTS:
+            if len(seen) >= _MOST_OBJECTS:
+                return
+            if id(value) in seen:
                 continue
             seen.add(id(value))
             yield value
@@ -84,12 +99,20 @@ def _within(values: list[Any], depth: int) -> Iterator[Any]:
 
 
 def _held_by(value: Any) -> list[Any]:
-    if type(value) is dict:
-        return list(value.values())
-    if type(value) in {list, tuple, set}:
-        return list(value)
-    attributes = getattr(value, "__dict__", None)
-    return list(attributes.values()) if type(attributes) is dict else []
+    """Give what an object holds, its first few things; it is asked nothing that could run its own code."""
+    kind = type(value)
+    if kind is dict:
+        return list(islice(value.values(), _MOST_PARTS))
+    if issubclass(kind, (list, tuple, set, frozenset, deque)):
+        return list(islice(value, _MOST_PARTS)) if kind.__iter__ in _PLAIN else []
+    try:
+        attributes = object.__getattribute__(value, "__dict__")
+    except Exception:  # noqa: BLE001 - it has none, or hides it
+        attributes = None
+    found = list(islice(attributes.values(), _MOST_PARTS)) if type(attributes) is dict else []
+    if getattr(kind, "__slots__", None) and kind.__module__ != "builtins":
+        found += [held for held in gc.get_referents(value) if held is not kind and held is not attributes][:_MOST_PARTS]
+    return found
 
 
 def _connections(value: Any) -> list[Connection]:

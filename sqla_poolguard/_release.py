@@ -6,10 +6,11 @@ import gc
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import text
-from sqlalchemy.exc import InvalidRequestError
+from sqlalchemy.exc import DBAPIError, InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
 
 if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
     from sqlalchemy.orm import Session
 
 __all__ = ["release"]
@@ -77,9 +78,19 @@ async def _open_cursor(session: AsyncSession) -> str | None:
     for connection in {id(entry[0]): entry[0] for entry in _entries(session.sync_session)}.values():
         if connection.dialect.name != "postgresql":
             continue
-        if (await session.execute(_OPEN_CURSORS)).scalar_one() and (count := _unread(connection)):
+        try:
+            cursors = await session.run_sync(_count_cursors, connection)
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise
+            return "a statement has failed in its transaction; roll back first"
+        if cursors and (count := _unread(connection)):
             return f"{count} server-side cursors are open; read their rows, or close the result, first"
     return None
+
+
+def _count_cursors(_: object, connection: Connection) -> int:
+    return int(connection.execute(_OPEN_CURSORS).scalar_one())
 
 
 def _unread(connection: Any) -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sqla_poolguard import _probe, _reach, _sight
 from sqla_poolguard._awaits import chain_of
-from sqla_poolguard._callsite import is_internal, site_of
+from sqla_poolguard._callsite import is_internal, this_task
 from sqla_poolguard._conflicts import find_deadlock
 from sqla_poolguard._facts import HolderState
 from sqla_poolguard._judge import Judge
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Task
     from collections.abc import Callable
 
+    from sqla_poolguard._callsite import Place
     from sqla_poolguard._facts import Site
     from sqla_poolguard._guard import Guard
     from sqla_poolguard._handover import Handover
@@ -79,14 +81,18 @@ class Sampler:
         looked = self._quietly(lambda: self._sample(beat, blocked))
         return bool(self.slots.out()) if looked is None else looked
 
-    def look_now(self, loop: AbstractEventLoop | None) -> tuple[float, Site | None] | None:
+    def look_now(self, loop: AbstractEventLoop | None, *, asks: bool = False) -> tuple[float, Site | None] | None:
         """
         See what every holder in the running loop does at this moment; nothing is found or counted.
+
+        Args:
+            loop: the running loop.
+            asks: whether the running task asks for a connection.
 
         Returns:
             For how many seconds the loop has just stood still, and at which line; None if it has not.
         """
-        return self._quietly(lambda: self._look_now(loop))
+        return self._quietly(lambda: self._look_now(loop, asks=asks))
 
     def excused(self, record: GuardedRecord) -> bool:
         """Tell whether a hold is declared to be right."""
@@ -104,14 +110,18 @@ class Sampler:
                 )
         return None
 
-    def _look_now(self, loop: AbstractEventLoop | None) -> tuple[float, Site | None] | None:
+    def _look_now(self, loop: AbstractEventLoop | None, *, asks: bool) -> tuple[float, Site | None] | None:
         records = [record for record in self.slots.out() if record.loop is loop]
         beat = ticker.beat_of(loop)
         around = self._surroundings(records, beat)
+        asking = this_task()
         for record in records:
             streak, look = streak_of(record), _probe.look(_probe.driver_of(record.dbapi_connection))
-            if look is not None:
-                streak.sight = self._see(record, streak, look, around)
+            if look is None:
+                continue
+            streak.sight = self._see(record, streak, look, around)
+            if asks and asking is not None and streak.holder(None) is asking:  # it is refused a second one just now
+                streak.sight = Sight(HolderState.NESTED, None, "a second connection of this pool", asking.get_name())
         return beat.blocked_lately() if beat is not None else None
 
     def _sample(self, beat: Beat, blocked: Blocked | None) -> bool:
@@ -120,7 +130,7 @@ class Sampler:
         around = self._surroundings(records, beat)
         for record in records:
             if record.lease.granted_at is not None:
-                self._sample_one(record, around, beat, blocked)
+                self._quietly(functools.partial(self._sample_one, record, around, beat, blocked))
         if (
             self.slots.waiters.queue
             and len(out) == self.slots.taken
@@ -136,10 +146,11 @@ class Sampler:
         look = _probe.look(driver)
         if look is None:
             return
+        user = look.user if look.user is not None and not _is_internal_task(look.user) else None
         if blocked is not None:
-            self._judge.blocked(record, streak, blocked)
-        if look.user is not None and not _is_internal_task(look.user):
-            streak.use(look.user)
+            self._judge.blocked(record, streak, blocked, None if _is_internal_task(look.user, "close") else look.user)
+        if user is not None:
+            streak.use(user)
         if look.busy and look.user is None and self._feeds(streak, driver):
             look = look._replace(busy=False)
         moved = streak.operations != look.operations
@@ -208,15 +219,13 @@ class Sampler:
     def _surroundings(self, records: list[GuardedRecord], beat: Beat | None) -> Surroundings:
         """See who else waits and holds."""
         slots = self.slots
-        waiting = {
-            id(task): site_of(waiter.place) for waiter in slots.waiters.live(_WAITERS_SEEN) if (task := _alive(waiter.task))
-        }
-        holding: dict[int, list[tuple[float, Site | None]]] = {}
+        waiting = {id(task): waiter.place for waiter in slots.waiters.live(_WAITERS_SEEN) if (task := _alive(waiter.task))}
+        holding: dict[int, list[tuple[float, Place | None]]] = {}
         for record in records:
             lease = record.lease
             task = _alive(lease.task)
             if task is not None and lease.granted_at is not None:
-                holding.setdefault(id(task), []).append((lease.granted_at, site_of(lease.place)))
+                holding.setdefault(id(task), []).append((lease.granted_at, lease.place))
         others = {id(task): other.reporter.name for other in _samplers(beat) if other is not self for task in other.waiting()}
         return Surroundings(waiting, holding, others)
 
@@ -234,6 +243,7 @@ def _alive(reference: Any) -> Task[Any] | None:
     return task if task is not None and not task.done() else None
 
 
-def _is_internal_task(task: Task[Any]) -> bool:
-    code = getattr(task.get_coro(), "cr_code", None)
-    return code is not None and is_internal(code.co_filename)
+def _is_internal_task(task: Task[Any] | None, name: str | None = None) -> bool:
+    """Tell whether a task runs nothing but SQLAlchemy; with a name, this function of its."""
+    code = getattr(task.get_coro(), "cr_code", None) if task is not None else None
+    return code is not None and is_internal(code.co_filename) and name in {None, code.co_name}

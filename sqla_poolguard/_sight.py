@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqla_poolguard import _reach
 from sqla_poolguard._awaits import chain_of, context_of
-from sqla_poolguard._callsite import is_application, is_internal
+from sqla_poolguard._callsite import is_application, is_internal, site_of
 from sqla_poolguard._facts import HolderState
 from sqla_poolguard._holds import OPTION, declared_in
 from sqla_poolguard._joins import delegates, is_closing, joined, kin
@@ -48,9 +48,9 @@ class Sight(NamedTuple):
 class Surroundings(NamedTuple):
     """What must be known of the pool to understand what a holder waits for."""
 
-    waiting: dict[int, Site | None]
+    waiting: dict[int, Place | None]
     """The tasks that queue for this pool (by id), and the lines that ask."""
-    holding: dict[int, list[tuple[float, Site | None]]]
+    holding: dict[int, list[tuple[float, Place | None]]]
     """The tasks that hold connections of this pool (by id): since when, and the lines that asked."""
     others: dict[int, str]
     """The tasks that queue for other pools (by id), and their names."""
@@ -116,10 +116,10 @@ def _nested(chain: Chain, since: float, around: Surroundings) -> tuple[Site | No
     """Tell whether a holder, or a task it waits for, wants or has a second connection of the pool: where, and how."""
     for task in (chain.task, *joined_deeply(chain)):
         if id(task) in around.waiting:
-            return around.waiting[id(task)], "a second connection of this pool"
-        for granted_at, site in around.holding.get(id(task), ()):
+            return site_of(around.waiting[id(task)]), "a second connection of this pool"
+        for granted_at, place in around.holding.get(id(task), ()):
             if granted_at > since:
-                return site, "work on a second connection of this pool"
+                return site_of(place), "work on a second connection of this pool"
     return None
 
 

@@ -36,6 +36,8 @@ class Streak:
         "granted_at",
         "in_database",
         "in_transaction",
+        "last_search",
+        "latent",
         "lived",
         "nested",
         "operations",
@@ -58,6 +60,8 @@ class Streak:
         """Seconds it was watched, without those in which the loop stood still."""
         self.in_database = 0.0
         self.elsewhere = 0.0
+        self.latent = 0.0
+        """Seconds of earlier gaps spent so, without those that are declared to be right."""
         self.gap_since = 0.0
         """When the connection was seen to be used last, in seconds of `lived`."""
         self.gap_elsewhere = 0.0
@@ -67,6 +71,8 @@ class Streak:
         """Samples one after the other that saw it nested."""
         self.sight: Sight | None = None
         self.search: Search | None = None
+        self.last_search: Search | None = None
+        """The last look around before it is taken back."""
         self.checked = False
         """Whether it was looked, in this gap, if its task can reach the connection at all."""
         self.gone = False
@@ -107,8 +113,12 @@ class Streak:
     def begin_gap(self, operations: int, *, used: bool) -> None:
         """Note that the connection is, or was just, in use."""
         if used and self.operations is not None:
-            self.used_late = self.gone
-            self._adopted = self.search = None
+            self.used_late = self.used_late or self.gone
+            self._adopted = self.search = self.last_search = None
+        if self.declared is None:
+            self.latent += self.gap_elsewhere
+        else:
+            self._lines.clear()
         self.operations = operations
         self.gap_since = self.lived
         self.gap_elsewhere = 0.0

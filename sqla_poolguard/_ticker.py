@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import sys
 import threading
 import time
@@ -21,7 +22,9 @@ from sqla_poolguard._facts import Site
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Task
 
-__all__ = ["Beat", "Blocked", "Samples", "Ticker", "ticker"]
+__all__ = ["Beat", "Blocked", "Samples", "Sighting", "Ticker", "ticker"]
+
+_log: Final = logging.getLogger("sqla_poolguard")
 
 PAUSE: Final = 0.1
 """Seconds between two samples, at most."""
@@ -45,12 +48,22 @@ class Samples(Protocol):
         """Know that nobody looks any more."""
 
 
+class Sighting(NamedTuple):
+    """What ran in a loop's thread at one moment."""
+
+    at: float
+    """On the monotonic clock, in seconds."""
+    site: Site | None
+    """The innermost line of the application."""
+    task: weakref.ref[Task[Any]] | None
+
+
 class Blocked(NamedTuple):
     """A loop that did not run for a while."""
 
     seconds: float
-    sightings: list[tuple[Site | None, weakref.ref[Task[Any]] | None]]
-    """What ran in its thread meanwhile, seen now and then: the innermost line of the application, and the task."""
+    sightings: list[Sighting]
+    """What ran in its thread meanwhile, seen now and then."""
 
 
 class Beat:
@@ -61,6 +74,8 @@ class Beat:
         self.loop = loop
         self.thread = threading.get_ident()
         self.samplers: weakref.WeakSet[Samples] = weakref.WeakSet()
+        self.pause = PAUSE
+        """Seconds between two beats."""
         self.lag = 0.0
         """Seconds for which the loop, or the whole process, stood still: nobody's await took so long."""
         self.latest: Blocked | None = None
@@ -68,19 +83,14 @@ class Beat:
         self.latest_at = 0.0
         self._posted_at: float | None = None
         self._frozen = 0.0
-        self._sightings: list[tuple[Site | None, weakref.ref[Task[Any]] | None]] = []
+        self._sightings: list[Sighting] = []
         self._busy_at = time.monotonic()
-
-    @property
-    def pause(self) -> float:
-        """Seconds between two beats."""
-        return min((sampler.pause for sampler in list(self.samplers)), default=PAUSE)
 
     def blocked_lately(self) -> tuple[float, Site | None] | None:
         """Tell for how long the loop stood still in the last seconds, and at which line most of that time."""
         if self.latest is None or time.monotonic() - self.latest_at > _LATELY:
             return None
-        sites = [site for site, _ in self.latest.sightings]
+        sites = [sighting.site for sighting in self.latest.sightings]
         return self.latest.seconds, max(set(sites), key=sites.count)
 
     def tick(self, now: float, overslept: float) -> bool:
@@ -89,7 +99,7 @@ class Beat:
             self._frozen += overslept
         if self._posted_at is not None:
             if now - self._posted_at > _SUSPICIOUS and len(self._sightings) < _MOST_BLOCKS and overslept <= self.pause:
-                self._sightings.append(self._sight())
+                self._sightings.append(self._sight(now))
             return not self.loop.is_closed()
         self._posted_at = now
         try:
@@ -98,7 +108,7 @@ class Beat:
             return False
         return True
 
-    def _sight(self) -> tuple[Site | None, weakref.ref[Task[Any]] | None]:
+    def _sight(self, now: float) -> Sighting:
         """See what runs in the loop's thread just now."""
         frame = sys._current_frames().get(self.thread)
         site = None
@@ -110,7 +120,7 @@ class Beat:
         task = None
         with contextlib.suppress(RuntimeError):
             task = asyncio.current_task(self.loop)
-        return site, weakref.ref(task) if task is not None else None
+        return Sighting(now, site, weakref.ref(task) if task is not None else None)
 
     def _beat(self) -> None:
         """Let every sampler look; in the loop."""
@@ -158,9 +168,10 @@ class Ticker:
                     del self._beats[closed]
                 beat = self._beats[loop] = Beat(loop)
             beat.samplers.add(sampler)
+            beat.pause = min(beat.pause, sampler.pause)
             if self.enabled:
                 self._awake.set()
-                if self._thread is None:
+                if self._thread is None or not self._thread.is_alive():
                     self._thread = threading.Thread(target=self._run, name="sqla-poolguard", daemon=True)
                     self._thread.start()
         return beat
@@ -180,15 +191,23 @@ class Ticker:
     def _run(self) -> None:
         while True:
             self._awake.wait()
-            beats = list(self._beats.values())
-            pause = min((beat.pause for beat in beats), default=PAUSE)
-            begun = time.monotonic()
-            time.sleep(pause)
-            now = time.monotonic()
-            for beat in beats:
-                if not beat.tick(now, now - begun - pause):
-                    self.drop(beat)
-            beats.clear()  # keep no loop alive while asleep
+            self._tick()
+
+    def _tick(self) -> None:
+        """Give every loop its beat; a function, so that the thread holds no loop while it sleeps."""
+        beats = list(self._beats.values())
+        pause = min((beat.pause for beat in beats), default=PAUSE)
+        begun = time.monotonic()
+        time.sleep(pause)
+        now = time.monotonic()
+        for beat in beats:
+            try:
+                alive = beat.tick(now, now - begun - pause)
+            except Exception:  # noqa: BLE001 - the thread must live: it serves every loop
+                _log.exception("bug: a loop is not looked at any more")
+                alive = False
+            if not alive:
+                self.drop(beat)
 
 
 ticker: Final = Ticker()

@@ -12,6 +12,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.util.concurrency import await_only, greenlet_spawn
 
+from sqla_poolguard import allow_hold
+
 
 @leak()
 async def http_call(stage):
@@ -617,3 +619,39 @@ async def psycopg_partitions(stage):
         rows = await connection.stream(text("SELECT generate_series(1, 20)"))
         async for _ in rows.partitions(10):
             await asyncio.sleep(LONG)  # HERE
+
+
+@leak(driver="psycopg")
+async def psycopg_slow_source_of_a_copy(stage):
+    async with stage.db.connect() as connection:
+        driver = (await connection.get_raw_connection()).driver_connection
+        await driver.execute("CREATE TEMP TABLE copied (id int)")
+        async with driver.cursor() as cursor, cursor.copy("COPY copied FROM STDIN") as rows:
+            await rows.write(b"1\n")
+            await asyncio.sleep(LONG)  # HERE
+            await rows.write(b"2\n")
+
+
+@leak()
+async def declared_only_before(stage):
+    async with stage.db.connect() as connection:
+        with allow_hold("for a moment"):
+            await asyncio.sleep(LONG)
+        await connection.execute(ONE)
+        await asyncio.sleep(LONG)  # HERE
+
+
+@leak()
+async def beside_a_variable_that_answers_nothing(stage):
+    class Proxy:
+        def __getattribute__(self, name):
+            raise RuntimeError
+
+    class TaskGroup:
+        _tasks = 3
+
+    async with stage.db.connect() as connection:
+        proxy, group = Proxy(), TaskGroup()
+        await connection.execute(ONE)
+        await asyncio.sleep(LONG)  # HERE
+        del proxy, group

@@ -572,3 +572,45 @@ async def psycopg_server_side_cursor(stage):
     async with stage.db.connect() as connection, connection.stream(query, execution_options={"yield_per": 2}) as rows:
         async for _ in rows:
             pass
+
+
+@innocent()
+async def block_before_the_checkout(stage):
+    async with AsyncSession(stage.db) as session:
+        await session.execute(ONE)
+    time.sleep(LONG)
+    async with AsyncSession(stage.db) as session:
+        await session.execute(ONE)
+
+
+@innocent()
+async def block_while_a_query_runs(stage):
+    async with stage.db.connect() as connection:
+        task = asyncio.create_task(connection.execute(text("SELECT pg_sleep(0.5)")))
+        await asyncio.sleep(0.05)
+        time.sleep(LONG)
+        await task
+
+
+@innocent()
+async def declared_on_a_connection_that_is_hidden(stage):
+    class Listener:
+        __slots__ = ("connection",)
+
+        async def listen(self):
+            self.connection = await stage.db.connect()
+            await self.connection.execution_options(poolguard_hold="LISTEN")
+            await asyncio.sleep(LONG)
+            await self.connection.close()
+
+    await Listener().listen()
+
+
+@innocent(driver="psycopg")
+async def psycopg_copy_whose_rows_are_slow(stage):
+    async with stage.db.connect() as connection:
+        driver = (await connection.get_raw_connection()).driver_connection
+        query = "COPY (SELECT i, pg_sleep(0.01) FROM generate_series(1, 24) i) TO STDOUT"
+        async with driver.cursor() as cursor, cursor.copy(query) as rows:
+            async for _ in rows:
+                pass

@@ -144,12 +144,16 @@ async def test_two_pools_crosswise(postgres_url):
         await second.dispose()
 
 
+started = []
+
+
 async def test_warn_only(postgres_url):
     """With `deadlock="warn"` it is reported, once, and everybody waits on."""
     async with Stage(postgres_url) as stage:
         db = small(stage, 1, deadlock="warn")
-        task = asyncio.create_task(two_at_once(db))
+        started.append(asyncio.create_task(two_at_once(db)))  # where no frame shows it: nobody will cancel it
         await asyncio.sleep(0.8)
+        task = started.pop()
         assert not task.done()
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -253,7 +257,60 @@ async def plain_contention(stage, db):
     await asyncio.gather(*(work() for _ in range(20)))
 
 
+async def children_with_a_deadline(stage, db):
+    """Every holder gathers a child that wants a connection, but not for long."""
+
+    async def work():
+        async with AsyncSession(db) as session:
+            await session.execute(ONE)
+            await asyncio.sleep(0.05)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.4):
+                    await asyncio.gather(ask(db))
+
+    await asyncio.gather(work(), work())
+
+
+async def somebody_will_cancel_it(stage, db):
+    """A supervisor that has the task will cancel it."""
+    holder = await db.connect()
+    await holder.execute(ONE)
+
+    async def supervise():
+        task = asyncio.create_task(two_at_once(db))
+        await asyncio.sleep(0.5)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    async def later():
+        await asyncio.sleep(0.6)
+
+    await asyncio.gather(supervise(), later())
+    await holder.close()
+
+
+async def watchdog_will_close_it(stage, db):
+    """A watchdog has the connection as an attribute, and will close it."""
+
+    class Watchdog:
+        async def run(self):
+            await asyncio.sleep(0.4)
+            await self.connection.close()
+
+    first, second, dog = await db.connect(), await db.connect(), Watchdog()
+    await first.execute(ONE)
+    dog.connection = second
+    task = asyncio.create_task(dog.run())
+    await ask(db)
+    await task
+    await first.close()
+
+
 INNOCENT = [
+    children_with_a_deadline,
+    somebody_will_cancel_it,
+    watchdog_will_close_it,
     query_runs,
     holder_sleeps,
     sibling_fails,

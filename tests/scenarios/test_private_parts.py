@@ -35,7 +35,7 @@ async def test_driver_tells(driver, postgres_url):
         await asyncio.sleep(LONG / 2)
         during = _probe.look(own)
         assert during.busy
-        assert during.user is (task if driver == "asyncpg" else None)
+        assert during.user is task
         await task
         assert not _probe.look(own).busy
 

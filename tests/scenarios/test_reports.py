@@ -6,13 +6,15 @@ import asyncio
 import gc
 import time
 import weakref
+from collections import deque
+from contextvars import ContextVar
 
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from scenarios.stage import HELD, LONG, ONE, ORPHANED, PATIENCE, SLEEP, Stage
 from sqlalchemy import Column, Integer, MetaData, Table, text
-from sqlalchemy.exc import InvalidRequestError
+from sqlalchemy.exc import DBAPIError, InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
 from sqlalchemy.orm import registry
 
@@ -165,6 +167,32 @@ async def test_verdict_undersized(postgres_url):
         assert str(error.verdict).startswith("undersized (1 of 1 holders are in the database; held for 0.")
 
 
+async def test_verdict_of_a_holder_that_asks_again(postgres_url):
+    """Who is refused a second connection while holding one is seen as such."""
+    async with Stage(postgres_url, pool_size=1, pool_timeout=0.2, guard={"deadlock": "warn"}) as stage:
+        async with stage.db.connect() as connection:
+            await connection.execute(ONE)
+            with pytest.raises(CheckoutTimeout) as caught:
+                await stage.db.connect()
+        assert str(caught.value.verdict) == "held_across_await (1 of 1 holders await something else)"
+
+
+async def test_looking_leaves_locals_alone(postgres_url):
+    """A dictionary that a function got from `locals()` is the function's own."""
+    async with Stage(postgres_url) as stage:
+
+        async def handle(user_id):
+            async with AsyncSession(stage.db) as session:
+                await session.execute(ONE)
+                mine = locals()
+                await asyncio.sleep(LONG)
+                return mine
+
+        seen = await asyncio.create_task(handle(42))
+        assert seen["user_id"] == 42
+        assert len(stage.findings.all) == 1
+
+
 async def test_verdict_orphaned(postgres_url):
     """Holders whose tasks have finished are named as such."""
     async with Stage(postgres_url, pool_size=1, pool_timeout=0.15) as stage:
@@ -195,7 +223,7 @@ async def test_declared_hold_is_listed(postgres_url):
 
 
 def test_stale_declaration(caplog):
-    """A declaration that never excused a hold is reported once, when it has been entered a hundred times."""
+    """A declaration that never excused a hold is reported once, when it has been given more than a hundred times."""
     for _ in range(250):
         with allow_hold("nobody holds here"):
             pass
@@ -213,10 +241,12 @@ def test_declaration_needs_a_reason(reason):
         pass
 
 
+kept = []
+
+
 async def test_reclaim(postgres_url):
     """With `reclaim="orphaned"` a connection whose task has finished goes to whoever waits; its stale handle says why."""
     async with Stage(postgres_url, pool_size=1, guard={"reclaim": "orphaned"}) as stage:
-        kept = []
 
         async def job():
             kept.append(await stage.db.connect())
@@ -238,10 +268,43 @@ async def test_reclaim(postgres_url):
         assert pool.checkedout() == 0
 
 
+class Slotted:
+    """Keeps a connection where no dictionary shows it."""
+
+    __slots__ = ("connection",)
+
+
+async def test_reclaim_leaves_alone_what_a_task_can_reach(postgres_url):
+    """A connection that a living task can reach, however it keeps it, is not taken back."""
+    async with Stage(postgres_url, pool_size=8, guard={"reclaim": "orphaned"}) as stage:
+        variable = ContextVar("connection")
+        slotted, queue, pair = Slotted(), deque(), []
+
+        async def open_some():
+            slotted.connection = await stage.db.connect()
+            queue.append(await stage.db.connect())
+            pair.append((await stage.db.connect(), 1))
+
+        await asyncio.create_task(open_some())
+
+        async def set_variable():
+            variable.set(await stage.db.connect())
+            return asyncio.create_task(asyncio.sleep(LONG * 2))
+
+        sleeper = await asyncio.create_task(set_variable())
+        await asyncio.sleep(LONG * 2)
+        assert snapshot(stage.db).ended["reclaimed"] == 0
+        for connection in (slotted.connection, queue[0], pair[0][0]):
+            assert (await connection.execute(ONE)).scalar() == 1
+            await connection.close()
+        await sleeper
+        if hasattr(sleeper, "get_context"):
+            await sleeper.get_context()[variable].close()
+
+
 async def test_reclaim_leaves_others_alone(postgres_url):
     """Nothing is taken back that is in use, declared, or in a living task's hands."""
     async with Stage(postgres_url, guard={"reclaim": "orphaned"}) as stage:
-        kept = []
 
         async def job():
             kept.append(await stage.db.connect())
@@ -261,6 +324,7 @@ async def test_reclaim_leaves_others_alone(postgres_url):
         assert (await mine.execute(ONE)).scalar() == 1
         for connection in kept:
             await connection.close()
+        kept.clear()
         assert snapshot(stage.db).ended["reclaimed"] == 0
 
 
@@ -305,6 +369,16 @@ async def test_release_refuses_what_is_not_clean(postgres_url):
             assert len(await rows.fetchall()) == 499
             await release(session)
             assert snapshot(stage.db).used == 0
+        async with AsyncSession(stage.db) as session:
+            with pytest.raises(DBAPIError):
+                await session.execute(text("SELECT 1 / 0"))
+            with pytest.raises(InvalidRequestError, match="roll back first"):
+                await release(session)
+        async with AsyncSession(stage.other, binds={Thing: stage.db}) as session:
+            rows = await session.stream(text("SELECT generate_series(1, 500)"), bind_arguments={"mapper": Thing})
+            await rows.fetchone()
+            with pytest.raises(InvalidRequestError, match="1 server-side cursors are open"):
+                await release(session)
         async with stage.db.connect() as connection, AsyncSession(connection) as session:
             await session.execute(ONE)
             with pytest.raises(InvalidRequestError, match="not its own"):
