@@ -40,9 +40,11 @@ def find_deadlock(
     Returns:
         The waiter that is to be told, and the proof, line by line; None if somebody can go on.
     """
-    if any(_can_come_back(record) for record in sampler.slots.out()):
+    everyone = list(samplers)
+    waiting = {id(task) for other in everyone for task in other.waiting()}
+    if any(_can_come_back(record) or not _waits(record, waiting) for record in sampler.slots.out()):
         return None
-    graph, known = _graph(samplers)
+    graph, known = _graph(everyone)
     if not graph.stuck(sampler):
         return None
     out = sampler.slots.out()
@@ -73,6 +75,12 @@ def _can_come_back(record: GuardedRecord) -> bool:
         return True
     look = _probe.look(_probe.driver_of(record.dbapi_connection))
     return look is not None and look.busy
+
+
+def _waits(record: GuardedRecord, waiting: set[int]) -> bool:
+    """Tell whether a holder waits for a pool, or for other tasks."""
+    owner = _owner(record)
+    return owner is not None and (id(owner) in waiting or bool(_children(owner)))
 
 
 def _owner(record: GuardedRecord) -> Task[Any] | None:

@@ -98,7 +98,9 @@ class Beat:
         if overslept > self.pause:
             self._frozen += overslept
         if self._posted_at is not None:
-            if now - self._posted_at > _SUSPICIOUS and len(self._sightings) < _MOST_BLOCKS and overslept <= self.pause:
+            if not self.loop.is_running():  # stopped, not blocked: whoever runs it may go on with it later
+                self._sightings.clear()
+            elif now - self._posted_at > _SUSPICIOUS and len(self._sightings) < _MOST_BLOCKS and overslept <= self.pause:
                 self._sightings.append(self._sight(now))
             return not self.loop.is_closed()
         self._posted_at = now

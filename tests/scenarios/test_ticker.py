@@ -1,0 +1,123 @@
+"""The thread that has connections looked at: what stands still accuses nobody, and the thread outlives loops, forks and errors."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import time
+import weakref
+
+import pytest
+from scenarios.stage import BLOCKED, HELD, LONG, ONE, PATIENCE, Findings
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from sqla_poolguard import Guard, GuardedPool
+from sqla_poolguard._ticker import Beat, Ticker, ticker
+
+pytestmark = pytest.mark.postgres
+
+
+def engine(url, findings):
+    """Make an engine that looks closely."""
+    guard = Guard(await_warning=PATIENCE, hold_warning=None, observers=(findings,))
+    return create_async_engine(url, poolclass=GuardedPool, guard=guard)
+
+
+def test_stopped_loop_is_not_blocked(postgres_url):
+    """A loop that is stopped for a while, and goes on, was blocked by nobody."""
+    findings = Findings()
+    with asyncio.Runner() as runner:
+        db = engine(postgres_url, findings)
+        connection = runner.run(db.connect().__aenter__())
+        runner.run(connection.execute(ONE))
+        time.sleep(LONG)
+        runner.run(connection.close())
+        beat = ticker.beat_of(runner.get_loop())
+        assert beat is None or beat.blocked_lately() is None
+        runner.run(db.dispose())
+    assert BLOCKED not in {finding.kind for finding in findings.all}
+
+
+def test_loops_in_several_threads(postgres_url):
+    """Each thread's loop has a beat of its own."""
+    found = {}
+
+    async def hold(name):
+        findings = Findings()
+        db = engine(postgres_url, findings)
+        async with db.connect() as connection:
+            await connection.execute(ONE)
+            await asyncio.sleep(LONG)
+        await db.dispose()
+        found[name] = [finding.kind for finding in findings.all]
+
+    threads = [threading.Thread(target=lambda name=name: asyncio.run(hold(name))) for name in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {name: [HELD] for name in range(3)}
+
+
+def test_closed_loop_is_let_go(postgres_url):
+    """A loop that was closed is not kept alive by those who looked at it."""
+    loop = asyncio.new_event_loop()
+
+    async def use():
+        db = engine(postgres_url, Findings())
+        async with db.connect() as connection:
+            await connection.execute(ONE)
+        await db.dispose()
+
+    loop.run_until_complete(use())
+    loop.close()
+    reference = weakref.ref(loop)
+    del loop
+    until = time.monotonic() + 10
+    while time.monotonic() < until:
+        gc.collect()
+        if reference() is None:
+            return
+        time.sleep(0.05)
+    pytest.fail("the loop is still there")
+
+
+class Sampler:
+    """Counts how often it is woken."""
+
+    pause = 0.01
+
+    def __init__(self):
+        self.woken = 0
+
+    def sample(self, _beat, _blocked):
+        """Be woken."""
+        self.woken += 1
+        return True
+
+    def rest(self):
+        """Know that nobody looks any more."""
+
+
+async def test_thread_outlives_an_error(monkeypatch, caplog):
+    """A bug in one loop's beat is logged, and ends that beat, not the thread; the next checkout begins again."""
+    own, sampler, real = Ticker(), Sampler(), Beat.tick
+
+    def broken(self, now, overslept):
+        if self.loop is asyncio_loop and not broken.done:
+            broken.done = True
+            raise ValueError
+        return real(self, now, overslept)
+
+    asyncio_loop, broken.done = asyncio.get_running_loop(), False
+    monkeypatch.setattr(Beat, "tick", broken)
+    own.wake(sampler, asyncio_loop)
+    async with asyncio.timeout(5):
+        while own.beat_of(asyncio_loop) is not None:
+            await asyncio.sleep(0.01)
+        own.wake(sampler, asyncio_loop)
+        while not sampler.woken:
+            await asyncio.sleep(0.01)
+    assert [record.getMessage() for record in caplog.records] == ["bug: a loop is not looked at any more"]
+    own.drop(own.beat_of(asyncio_loop))
