@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import time
 import weakref
 from collections import deque
 from contextvars import ContextVar
@@ -288,18 +287,17 @@ async def test_reclaim_leaves_alone_what_a_task_can_reach(postgres_url):
         await asyncio.create_task(open_some())
 
         async def set_variable():
-            variable.set(await stage.db.connect())
+            kept.append(await stage.db.connect())
+            variable.set(kept[0])
             return asyncio.create_task(asyncio.sleep(LONG * 2))
 
         sleeper = await asyncio.create_task(set_variable())
         await asyncio.sleep(LONG * 2)
         assert snapshot(stage.db).ended["reclaimed"] == 0
-        for connection in (slotted.connection, queue[0], pair[0][0]):
+        for connection in (slotted.connection, queue[0], pair[0][0], kept.pop()):
             assert (await connection.execute(ONE)).scalar() == 1
             await connection.close()
         await sleeper
-        if hasattr(sleeper, "get_context"):
-            await sleeper.get_context()[variable].close()
 
 
 async def test_reclaim_leaves_others_alone(postgres_url):
@@ -458,8 +456,13 @@ async def test_ticker_rests(postgres_url):
         assert [finding.kind for finding in stage.findings.all] == [HELD]
 
 
-async def test_sampling_is_cheap(postgres_url):
-    """Looking at twenty idle leases ten times a second takes less than half a percent of a core."""
+async def test_looking_is_cheap(postgres_url):
+    """
+    To look at a lease that is idle, and whose holder has not moved, takes few calls, however deep in other functions it waits.
+
+    With fewer than 60 for each of twenty leases, ten looks a second take less than half a percent of a core, as was measured once:
+    see docs/design/0006.
+    """
     async with Stage(postgres_url, pool_size=20) as stage:
 
         async def deep(levels):
@@ -468,18 +471,25 @@ async def test_sampling_is_cheap(postgres_url):
             else:
                 await hold(stage, 30)
 
-        tasks = [asyncio.create_task(deep(8)) for _ in range(20)]
-        async with asyncio.timeout(10):
+        tasks = [asyncio.create_task(deep(20)) for _ in range(20)]
+        async with asyncio.timeout(20):
             while snapshot(stage.db).used < 20:
                 await asyncio.sleep(0.05)
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.5)
         sampler, beat = stage.db.sync_engine.pool._watch.sampler, ticker.beat_of(asyncio.get_running_loop())
-        samples = 50
-        begun = time.thread_time()
-        for _ in range(samples):
+        calls = 0
+
+        def count(_frame, event, _argument):
+            nonlocal calls
+            calls += event in {"call", "c_call"}
+
+        sampler.sample(beat, None)
+        sys.setprofile(count)
+        try:
             sampler.sample(beat, None)
-        share = (time.thread_time() - begun) / samples * 10
+        finally:
+            sys.setprofile(None)
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
-        assert share < 0.005, f"{share:.2%} of a core"
+        assert calls / 20 < 60
