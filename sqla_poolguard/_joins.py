@@ -16,7 +16,12 @@ __all__ = ["delegates", "is_closing", "is_shield", "joined", "kin", "waiting_tas
 
 
 def joined(chain: Chain) -> list[Task[Any]]:
-    """Give the tasks without whose end it cannot go on: of gather, a task group, wait, wait_for, shield, or awaited itself."""
+    """Give the unfinished tasks without whose end it cannot go on: of gather, a task group, wait, wait_for, shield, or awaited itself."""
+    return _unique(_joined(chain))
+
+
+def _joined(chain: Chain) -> list[Any]:
+    """Give whatever it waits for, finished or not."""
     found: list[Any] = []
     future = chain.future
     if future is not None:
@@ -33,7 +38,7 @@ def joined(chain: Chain) -> list[Task[Any]]:
             found += hop.local("fs") or ()
         elif hop.name == "wait_for" and hop.package == "asyncio":
             found.append(hop.local("fut"))
-    return _unique(found)
+    return found
 
 
 def delegates(chain: Chain, home: str | None = None) -> list[Task[Any]]:
@@ -61,7 +66,8 @@ def is_closing(chain: Chain) -> bool:
         return False
     return any(
         (code := getattr(task.get_coro(), "cr_code", None)) is not None and is_internal(code.co_filename)
-        for task in joined(chain)
+        for task in _joined(chain)
+        if isinstance(task, Task)
     )
 
 

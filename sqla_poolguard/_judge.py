@@ -31,6 +31,8 @@ __all__ = ["Judge"]
 
 _LATENT: Final = 1.5
 """Times `await_warning` that many short awaits together may take."""
+_ENOUGH: Final = 3
+"""Samples of a gap that must see its holder await something else: one may have fallen between two steps of a slow machine."""
 _TWICE: Final = 2
 """Samples one after the other that must see a lease nested: one that is just being closed is not."""
 
@@ -55,7 +57,8 @@ class Judge:
             if self._find(record, streak, FindingKind.ORPHANED, sight) and self._guard.reclaim == "orphaned":
                 self._reclaim(record, streak)
         elif sight.state is HolderState.AWAITING:
-            if streak.idle >= self.patience and streak.gap_elsewhere * 2 >= streak.idle:
+            seen = streak.gap_samples >= _ENOUGH and streak.gap_elsewhere * 2 >= streak.idle
+            if streak.idle >= self.patience and seen:
                 self._find(record, streak, FindingKind.HELD_ACROSS_AWAIT, sight)
             elif not streak.told and _many_short(streak, self.patience):
                 worst = streak.worst()

@@ -31,6 +31,7 @@ class Streak:
         "declared",
         "elsewhere",
         "gap_elsewhere",
+        "gap_samples",
         "gap_since",
         "gone",
         "granted_at",
@@ -66,6 +67,8 @@ class Streak:
         """When the connection was seen to be used last, in seconds of `lived`."""
         self.gap_elsewhere = 0.0
         """Seconds of this gap spent awaiting something else."""
+        self.gap_samples = 0
+        """Samples of this gap that saw it so."""
         self.in_transaction: bool | None = None
         self.nested = 0
         """Samples one after the other that saw it nested."""
@@ -122,6 +125,7 @@ class Streak:
         self.operations = operations
         self.gap_since = self.lived
         self.gap_elsewhere = 0.0
+        self.gap_samples = 0
         self.checked = False
         self.declared = None
         self.told_in_gap.clear()
@@ -130,6 +134,7 @@ class Streak:
         """Count time spent awaiting something else, and where."""
         self.elsewhere += seconds
         self.gap_elsewhere += seconds
+        self.gap_samples += 1
         if (site, awaiting) in self._lines or len(self._lines) < _MOST_LINES:
             self._lines[site, awaiting] = self._lines.get((site, awaiting), 0.0) + seconds
 

@@ -7,7 +7,7 @@ import contextlib
 import time
 
 import anyio
-from scenarios.stage import BLOCKED, HELD, LONG, NESTED, ONE, SLEEP, leak
+from scenarios.stage import BLOCKED, HELD, LONG, NESTED, ONE, PATIENCE, SLEEP, leak
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.util.concurrency import await_only, greenlet_spawn
@@ -316,9 +316,9 @@ async def spinning(stage):
 @leak()
 async def many_short_awaits(stage):
     async with AsyncSession(stage.db) as session:
-        for _ in range(40):
+        for _ in range(15):
             await session.execute(ONE)
-            await asyncio.sleep(0.008)  # HERE
+            await asyncio.sleep(PATIENCE / 2)  # HERE
 
 
 @leak()

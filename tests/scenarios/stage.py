@@ -106,7 +106,7 @@ class Stage:
         server = await asyncio.start_server(self._answer, "127.0.0.1", 0)
         self._server = server
         self.port = server.sockets[0].getsockname()[1]
-        self.http = httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", trust_env=False)
+        self.http = httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", trust_env=False, verify=False)
         for engine in (self.db, self.other):  # what follows is not about connecting
             async with engine.connect() as connection:
                 await connection.execute(ONE)
@@ -130,7 +130,7 @@ class Stage:
     async def call(self, app: Any, path: str = "/") -> httpx.Response:
         """Ask a web application."""
         transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://app") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://app", verify=False) as client:
             return await client.get(path)
 
     async def serve(self, app: Any, path: str = "/") -> None:

@@ -114,6 +114,7 @@ def line(request):
     return next(first + offset for offset, row in enumerate(source) if row.rstrip().endswith("# HERE"))
 
 
+@pytest.mark.asyncio(loop_factories=["asyncio"])
 @pytest.mark.parametrize("seed", [int(os.environ.get("POOLGUARD_SOAK_SEED", "4711"))])
 async def test_soak(seed, postgres_url):
     """Every misbehaving line is found within a second of its first offence; nothing else is named."""
