@@ -211,7 +211,8 @@ async def gather_of_sessions(stage):
 
 @innocent()
 async def stream_read_at_once(stage):
-    async with stage.db.connect() as connection, connection.stream(text("SELECT generate_series(1, 30000)")) as rows:
+    query = text("SELECT generate_series(1, 30000)")
+    async with stage.db.connect() as connection, connection.stream(query, execution_options={"max_row_buffer": 200}) as rows:
         async for _ in rows:
             pass
 

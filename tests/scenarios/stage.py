@@ -25,7 +25,7 @@ _callsite._kind_of_file[__file__] = _callsite._LIBRARY
 
 PATIENCE = 0.06
 """`await_warning`, in seconds."""
-LONG = 0.24
+LONG = 0.3
 """Seconds that a hold lasts which must be found, and a query that must not."""
 
 HELD, NESTED = FindingKind.HELD_ACROSS_AWAIT, FindingKind.NESTED
