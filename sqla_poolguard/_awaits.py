@@ -66,16 +66,20 @@ class Hop:
         return self.module.partition(".")[0]
 
     def local(self, name: str) -> Any:
+        """Read a local variable of a library's function; None if there is none."""
+        return next(iter(self.locals(name)), None)
+
+    def locals(self, *names: str) -> list[Any]:
         """
-        Read a local variable of a library's function; None if there is none.
+        Read some local variables, or all; those that there are.
 
         Before Python 3.13 the interpreter keeps the dictionary that it makes for this, and with it what a variable held,
         even after the variable is gone: it is emptied at once, unless the function has asked for its `locals()` itself.
         """
         if self.frame is None:
-            return None
+            return []
         seen = self.frame.f_locals
-        found = seen.get(name)
+        found = [seen[name] for name in names or seen if name in seen]
         if sys.version_info < (3, 13) and self.frame.f_code.co_flags & CO_OPTIMIZED and sys.getrefcount(seen) == _OURS:
             seen.clear()
         return found

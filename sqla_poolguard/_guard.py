@@ -83,6 +83,9 @@ class Guard:
     def __post_init__(self) -> None:
         for option, check in _CHECKS.items():
             object.__setattr__(self, option, check(option, getattr(self, option)))
+        if self.reclaim != "never" and self.await_warning is None:
+            option, allowed = "reclaim", "'never' where await_warning is None, since nobody looks then"
+            raise _refuse(option, self.reclaim, allowed)
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any], base: Guard | None = None) -> Guard:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sqla_poolguard._finding import Declaration
 
 if TYPE_CHECKING:
-    from contextvars import Context, Token
+    from contextvars import Context
 
 __all__ = ["OPTION", "allow_hold", "declarations", "declared_in", "excuse", "forget"]
 
@@ -22,9 +21,17 @@ STALE_AFTER: Final = 100
 
 _MOST: Final = 1000
 _log: Final = logging.getLogger("sqla_poolguard")
-_declared: Final[ContextVar[str | None]] = ContextVar("sqla_poolguard_hold", default=None)
+_declared: Final[ContextVar[_Declared | None]] = ContextVar("sqla_poolguard_hold", default=None)
 _counts: Final[dict[str, list[int]]] = {}
 """Reason to [times declared, holds excused]."""
+
+
+class _Declared(NamedTuple):
+    """A declaration in whose scope some code runs. Each context has its own, so that tasks may share an `allow_hold`."""
+
+    reason: str
+    by: allow_hold
+    around: _Declared | None
 
 
 class allow_hold:  # noqa: N801 - used like a function
@@ -35,7 +42,7 @@ class allow_hold:  # noqa: N801 - used like a function
     whichever pool they come from.
     """
 
-    __slots__ = ("_reason", "_tokens")
+    __slots__ = ("_reason",)
 
     def __init__(self, reason: str) -> None:
         """
@@ -51,23 +58,26 @@ class allow_hold:  # noqa: N801 - used like a function
             msg = f"allow_hold({reason!r}) is not allowed; allowed: a non-empty text that says why the hold is right"
             raise ValueError(msg)
         self._reason = reason
-        self._tokens: list[Token[str | None]] = []
 
     def __enter__(self) -> None:
         counts = _entry(self._reason)
         counts[0] += 1
         if counts[0] == STALE_AFTER + 1 and not counts[1]:
             _log.warning("allow_hold(%r) was entered %d times and never excused a hold: it may go", self._reason, STALE_AFTER)
-        self._tokens.append(_declared.set(self._reason))
+        _declared.set(_Declared(self._reason, self, _declared.get()))
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(ValueError):  # an async generator that is closed in another context than it began in
-            _declared.reset(self._tokens.pop())
+        declared = _declared.get()
+        if (
+            declared is not None and declared.by is self
+        ):  # else: an async generator that is closed in another context than it began in
+            _declared.set(declared.around)
 
 
 def declared_in(context: Context | None) -> str | None:
     """Give the reason of the declaration in whose scope a context is; None if there is none."""
-    return context.get(_declared) if context is not None else None
+    declared = context.get(_declared) if context is not None else None
+    return declared.reason if declared is not None else None
 
 
 def excuse(reason: str, *, by_option: bool = False) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from asyncio import all_tasks
 from typing import TYPE_CHECKING, Any, Final
 
 from sqla_poolguard import _holds, _sight
 from sqla_poolguard._callsite import site_of
 from sqla_poolguard._facts import HolderState
 from sqla_poolguard._finding import FindingKind
-from sqla_poolguard._reach import DEEP
+from sqla_poolguard._keepers import know_keepers
+from sqla_poolguard._reach import is_within_reach
 from sqla_poolguard._reclaim import reclaim
-from sqla_poolguard._sight import Search, Sight
+from sqla_poolguard._sight import Sight
 from sqla_poolguard._streak import streak_of
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from sqla_poolguard._handover import Handover
     from sqla_poolguard._record import GuardedRecord
     from sqla_poolguard._reporter import Reporter
+    from sqla_poolguard._slots import Slots
     from sqla_poolguard._streak import Streak
     from sqla_poolguard._ticker import Blocked
     from sqla_poolguard._waiters import Waiter
@@ -40,7 +43,10 @@ _TWICE: Final = 2
 class Judge:
     """Says what is wrong, once for each gap in which a connection is idle, unless the hold is declared to be right."""
 
-    def __init__(self, guard: Guard, handover: Handover, reporter: Reporter, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, guard: Guard, slots: Slots[GuardedRecord], handover: Handover, reporter: Reporter, clock: Callable[[], float]
+    ) -> None:
+        self._slots = slots
         self._guard, self._handover, self._reporter, self._clock = guard, handover, reporter, clock
         self.patience = math.inf if guard.await_warning is None else guard.await_warning
         """Seconds for which a connection may be idle in a holder's hands."""
@@ -49,7 +55,7 @@ class Judge:
         """Judge a connection that is idle."""
         if sight.state is HolderState.NESTED:
             streak.nested += 1
-            if streak.nested == _TWICE:
+            if streak.nested >= _TWICE:
                 self._find(record, streak, FindingKind.NESTED, sight)
             return
         streak.nested = 0
@@ -65,19 +71,19 @@ class Judge:
                 self._find(record, streak, FindingKind.HELD_ACROSS_AWAIT, sight._replace(current=worst[0], awaiting=worst[1]))
 
     def _reclaim(self, record: GuardedRecord, streak: Streak) -> None:
-        """Take a connection back, unless any task of the loop can reach it, however indirectly, or has used it since."""
-        if streak.used_late or record.loop is None:
+        """Take a connection back, unless it was used since, or anything that the loop still has to run can reach it."""
+        if streak.used_late or record.loop is None or streak.lived < streak.reclaim_at:
             return
-        if streak.last_search is None:
-            streak.last_search = Search(record.loop, DEEP)
+        streak.reclaim_at = streak.lived + max(streak.idle, self.patience)  # twice as long again: it takes a moment
         fairy = record.fairy_ref() if record.fairy_ref is not None else None
-        if streak.last_search.go_on(fairy) and streak.last_search.found is None:
+        if not is_within_reach(record.loop, all_tasks(record.loop), fairy):
             reclaim(record, self._reporter)
 
     def blocked(self, record: GuardedRecord, streak: Streak, blocked: Blocked, user: Task[Any] | None) -> None:
         """Judge a holder during whose lease the event loop stood still; `user` is the task for which the database works now."""
         site = _culprit(blocked, streak, user) if blocked.seconds >= self.patience else None
         if site is not None:
+            self._reporter.findings.add_waste(site, None, blocked.seconds)
             self._find(record, streak, FindingKind.LOOP_BLOCKED, Sight(HolderState.RUNNING, site), blocked.seconds)
 
     def deadlock(self, out: Sequence[GuardedRecord], waiter: Waiter, proof: tuple[str, ...]) -> None:
@@ -92,23 +98,35 @@ class Judge:
         if self._guard.deadlock == "fail":
             self._handover.refuse(waiter, proof)
 
-    def excused(self, record: GuardedRecord, streak: Streak) -> bool:
-        """Tell whether a hold is declared to be right."""
-        if streak.declared is None:
-            fairy = record.fairy_ref() if record.fairy_ref is not None else None
-            found = _sight.declared(streak.holder(None), fairy)
-            if found is None:
-                return False
-            streak.declared = found[0]
-            _holds.excuse(found[0], by_option=found[1])
+    def excused(self, record: GuardedRecord, streak: Streak) -> bool | None:
+        """Tell whether a hold is declared to be right; None if that is not known yet."""
+        if streak.declared is not None:
+            return True
+        task = streak.holder(None)
+        fairy = record.fairy_ref() if record.fairy_ref is not None else None
+        reason = _sight.declared(task, fairy, record.loop)
+        by_option = reason is None
+        if reason is None:
+            if streak.keeper is None and fairy is not None and not _sight.shows(task, fairy):
+                know_keepers([(each, streak_of(each)) for each in self._slots.out()])
+                if streak.keeper is None:
+                    return None
+            reason = _sight.option_of(task, fairy, streak.keeper() if streak.keeper is not None else None)
+        if reason is None:
+            return False
+        streak.declared = reason
+        _holds.excuse(reason, by_option=by_option)
         return True
 
     def _find(self, record: GuardedRecord, streak: Streak, kind: FindingKind, sight: Sight, seconds: float = 0.0) -> bool:
         """Report a finding, once for a gap; False if the hold is declared to be right."""
         if kind in streak.told_in_gap:
             return streak.declared is None
+        excused = self.excused(record, streak)
+        if excused is None and kind is not FindingKind.LOOP_BLOCKED:  # that cannot wait
+            return False
         streak.told_in_gap.add(kind)
-        if self.excused(record, streak):
+        if excused:
             return False
         streak.told.add(kind)
         task = streak.holder(None)

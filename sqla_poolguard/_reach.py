@@ -5,21 +5,31 @@ from __future__ import annotations
 import gc
 from collections import deque
 from itertools import islice
+from types import (
+    AsyncGeneratorType,
+    BuiltinFunctionType,
+    CodeType,
+    CoroutineType,
+    FunctionType,
+    GeneratorType,
+    ModuleType,
+)
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session
 
-from sqla_poolguard._awaits import context_of
+from sqla_poolguard._awaits import chain_of, context_of
 from sqla_poolguard._callsite import is_internal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from asyncio import AbstractEventLoop
+    from collections.abc import Iterable, Iterator
 
     from sqla_poolguard._awaits import Chain
 
-__all__ = ["option_of", "reaches"]
+__all__ = ["is_within_reach", "keepers", "option_of", "reaches"]
 
 DIRECTLY: Final = 0
 """Only the local variables themselves are looked at."""
@@ -28,31 +38,57 @@ DEEP: Final = 3
 
 _MOST_OBJECTS: Final = 400
 _MOST_PARTS: Final = 100
+_MOST_REACHED: Final = 100_000
+_CLOSED: Final = (type, ModuleType, CodeType, BuiltinFunctionType, str, bytes, int, float)
+"""Types of what belongs to the program, not to a task, or holds nothing."""
+_RUNNING: Final = (CoroutineType, GeneratorType, AsyncGeneratorType)
 _PLAIN: Final = {list.__iter__, tuple.__iter__, set.__iter__, frozenset.__iter__, deque.__iter__}
 
 
 def reaches(chain: Chain, fairy: object, depth: int = DIRECTLY) -> bool:
     """Tell whether a frame of a chain has a session or connection over a connection that is checked out, or the driver's own."""
-    if _connection(chain, fairy, depth) is not None:
+    if connection_of(chain, fairy, depth) is not None:
         return True
     driver = getattr(getattr(fairy, "dbapi_connection", None), "driver_connection", None)
     return driver is not None and any(value is driver for hop in chain.hops for value in hop.values())
 
 
-def option_of(chain: Chain | None, fairy: object, option: str) -> Any:
+def option_of(connection: Connection, option: str) -> Any:
+    """Read an execution option of SQLAlchemy's connection; None if it is not set."""
+    return connection.get_execution_options().get(option)
+
+
+def is_within_reach(loop: AbstractEventLoop, tasks: Iterable[Any], fairy: object) -> bool:
     """
-    Read an execution option of SQLAlchemy's connection over one that is checked out; None if it is not set, or not found.
+    Tell whether anything that a loop still has to run can get at a connection that is checked out, however indirectly.
 
-    Args:
-        chain: the holder's; if it does not tell, the garbage collector is asked, which takes a while.
-        fairy: the pool's connection, as SQLAlchemy holds it.
-        option: name of the option.
+    What the tasks, timers and callbacks hold is followed to the end: variables, closures, generators, attributes, containers.
+    Modules and classes are not: what only these hold, no running code has in its hands.
+
+    Returns:
+        True also if it could not be ruled out, since there is too much to look through.
     """
-    connection = (_connection(chain, fairy, DEEP) if chain is not None else None) or _referrer(fairy)
-    return connection.get_execution_options().get(option) if connection is not None else None
+    left: list[Any] = [loop]
+    for task in tasks:
+        left.append(task)
+        for hop in chain_of(task).hops:
+            left += hop.values() if hop.owner is not None else hop.locals()
+    seen = {id(left)}
+    while left:
+        value = left.pop()
+        if id(value) in seen or isinstance(value, _CLOSED):
+            continue
+        if value is fairy or len(seen) > _MOST_REACHED:
+            return True
+        seen.add(id(value))
+        if isinstance(value, FunctionType):
+            left += [value.__closure__, value.__defaults__, value.__kwdefaults__, value.__dict__]
+        else:
+            left += gc.get_referents(value)
+    return False
 
 
-def _connection(chain: Chain, fairy: object, depth: int) -> Connection | None:
+def connection_of(chain: Chain, fairy: object, depth: int) -> Connection | None:
     """Find SQLAlchemy's connection over one that is checked out, in the variables of a chain's frames, the innermost first."""
     if fairy is None:
         return None
@@ -71,14 +107,28 @@ def _connection(chain: Chain, fairy: object, depth: int) -> Connection | None:
     return None
 
 
-def _referrer(fairy: object) -> Connection | None:
-    """Find SQLAlchemy's connection over one that is checked out, wherever it is kept."""
-    for holder in gc.get_referrers(fairy) if fairy is not None else ():
+def keepers(fairies: list[Any]) -> dict[int, Connection]:
+    """
+    Find SQLAlchemy's connections over some that are checked out, wherever they are kept.
+
+    The garbage collector is asked, which goes through all objects that there are: a tenth of a second for three millions.
+
+    Returns:
+        By the `id` of the pool's connection.
+    """
+    found: dict[int, Connection] = {}
+    attributes: list[dict[str, Any]] = []
+    wanted = {id(fairy) for fairy in fairies}
+    for holder in gc.get_referrers(*fairies):
         if isinstance(holder, Connection):
-            return holder
-        if type(holder) is dict and holder.get("_dbapi_connection") is fairy:  # its attributes
-            return next((each for each in gc.get_referrers(holder) if isinstance(each, Connection)), None)
-    return None
+            found[id(holder._dbapi_connection)] = holder
+        elif type(holder) is dict and id(holder.get("_dbapi_connection")) in wanted:
+            attributes.append(holder)
+    if attributes and len(found) < len(wanted):
+        for owner in gc.get_referrers(*attributes):
+            if isinstance(owner, Connection):
+                found[id(owner._dbapi_connection)] = owner
+    return found
 
 
 def _within(values: list[Any], depth: int) -> Iterator[Any]:
@@ -86,6 +136,7 @@ def _within(values: list[Any], depth: int) -> Iterator[Any]:
     seen: set[int] = set()
     for level in range(depth + 1):
         inner: list[Any] = []
+        values = list(values)
         for value in values:
             if len(seen) >= _MOST_OBJECTS:
                 return
@@ -93,7 +144,9 @@ def _within(values: list[Any], depth: int) -> Iterator[Any]:
                 continue
             seen.add(id(value))
             yield value
-            if level < depth:
+            if type(value) in _RUNNING:  # its variables are in the hands of who steps it
+                values += gc.get_referents(value)[:_MOST_PARTS]
+            elif level < depth:
                 inner += _held_by(value)
         values = inner
 

@@ -127,17 +127,33 @@ class Reporter:
                 lease.reported += (kind,)
             self.tell(self.observers.found, news)
 
-    def overdue(self, lease: Lease, now: float) -> None:
+    def overdue(self, lease: Lease, now: float, trace_id: str | None) -> None:
         """Tell that a lease is held for long."""
         streak = _streak_of(lease)
-        self.found(lease, streak, FindingKind.OVERDUE, streak.sight if streak is not None else None, now)
+        sight, idle = (streak.sight, streak.idle) if streak is not None else (None, 0.0)
+        self.found(lease, streak, FindingKind.OVERDUE, sight, now, idle=idle, trace_id=trace_id)
         self.tell(self.observers.overdue, self.holder(lease, now))
 
-    def lost(self, lease: Lease, now: float) -> None:
-        """Count a lease that leaks. It tells nothing: the garbage collector calls."""
+    def lost(self, lease: Lease, now: float, loop: AbstractEventLoop | None) -> None:
+        """Count a lease that leaks, and tell it later: the garbage collector calls."""
         held = max(now - lease.granted_at, 0.0) if lease.granted_at is not None else 0.0
         kind, site = FindingKind.LEAKED, site_of(lease.place)
-        self.findings.note(Finding(self.name, kind, site, None, None, held, 0.0, 0.0, 0.0, task_name(lease.task)), now)
+        streak = _streak_of(lease)
+        finding = Finding(
+            pool=self.name,
+            kind=kind,
+            site=site,
+            current=None,
+            awaiting=None,
+            held=held,
+            idle=streak.idle if streak is not None else 0.0,
+            in_database=streak.in_database if streak is not None else 0.0,
+            elsewhere=streak.elsewhere if streak is not None else 0.0,
+            task=task_name(lease.task),
+        )
+        news = self.findings.note(finding, now)
+        if news is not None and self.observers.found:
+            self.tell_later(self.observers.found, news, loop)
 
     def wait(self, lease: Lease, queued: float, ahead: int) -> Wait:
         """Describe the wait that a lease took."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sqla_poolguard import _probe, _reach, _sight
 from sqla_poolguard._awaits import chain_of
-from sqla_poolguard._callsite import is_internal, this_task
+from sqla_poolguard._callsite import is_internal, site_of, this_task
 from sqla_poolguard._conflicts import find_deadlock
 from sqla_poolguard._facts import HolderState
 from sqla_poolguard._judge import Judge
@@ -35,6 +35,7 @@ __all__ = ["Sampler"]
 _log: Final = logging.getLogger("sqla_poolguard")
 
 _T = TypeVar("_T")
+_D = TypeVar("_D")
 
 _PARTS: Final = 10
 _SHORTEST_PAUSE: Final = 0.01
@@ -66,7 +67,7 @@ class Sampler:
         """
         self.slots, self.reporter = slots, reporter
         self._clock = clock
-        self._judge = Judge(guard, handover, reporter, clock)
+        self._judge = Judge(guard, slots, handover, reporter, clock)
         self._patience = self._judge.patience
         self.pause = min(max(self._patience / _PARTS, _SHORTEST_PAUSE), PAUSE)
         self.rest = on_rest
@@ -78,7 +79,7 @@ class Sampler:
 
     def sample(self, beat: Beat, blocked: Blocked | None) -> bool:
         """Look at every connection that is out in a loop; False if none is."""
-        looked = self._quietly(lambda: self._sample(beat, blocked))
+        looked = self._quietly(lambda: self._sample(beat, blocked), None)
         return bool(self.slots.out()) if looked is None else looked
 
     def look_now(self, loop: AbstractEventLoop | None, *, asks: bool = False) -> tuple[float, Site | None] | None:
@@ -92,13 +93,18 @@ class Sampler:
         Returns:
             For how many seconds the loop has just stood still, and at which line; None if it has not.
         """
-        return self._quietly(lambda: self._look_now(loop, asks=asks))
+        return self._quietly(lambda: self._look_now(loop, asks=asks), None)
 
-    def excused(self, record: GuardedRecord) -> bool:
-        """Tell whether a hold is declared to be right."""
-        return bool(self._quietly(lambda: self._judge.excused(record, streak_of(record))))
+    def excused(self, record: GuardedRecord) -> bool | None:
+        """Tell whether a hold is declared to be right; None if that is not known yet."""
+        return self._quietly(lambda: (self._judge.excused(record, streak_of(record)),), (False,))[0]
 
-    def _quietly(self, look: Callable[[], _T]) -> _T | None:
+    def trace_of(self, record: GuardedRecord) -> str | None:
+        """Tell in which trace a holder works."""
+        task = streak_of(record).holder(None)
+        return self._quietly(lambda: _sight.trace_of(task) if task is not None else None, None)
+
+    def _quietly(self, look: Callable[[], _T], otherwise: _D) -> _T | _D:
         """Look, and break nothing by it, nor fill the log."""
         try:
             return look()
@@ -108,7 +114,7 @@ class Sampler:
                 _log.exception(
                     "bug: looking at the connections of pool %r failed; further failures are not logged", self.reporter.name
                 )
-        return None
+        return otherwise
 
     def _look_now(self, loop: AbstractEventLoop | None, *, asks: bool) -> tuple[float, Site | None] | None:
         records = [record for record in self.slots.out() if record.loop is loop]
@@ -130,7 +136,7 @@ class Sampler:
         around = self._surroundings(records, beat)
         for record in records:
             if record.lease.granted_at is not None:
-                self._quietly(functools.partial(self._sample_one, record, around, beat, blocked))
+                self._quietly(functools.partial(self._sample_one, record, around, beat, blocked), None)
         if (
             self.slots.waiters.queue
             and len(out) == self.slots.taken
@@ -164,7 +170,10 @@ class Sampler:
             return
         if sight.state in {HolderState.AWAITING, HolderState.NESTED}:
             streak.add_elsewhere(sight.current, sight.awaiting, passed)
-            self.reporter.findings.add_waste(sight.current, sight.awaiting, passed)
+            if sight.declared is None and streak.declared is None:
+                self.reporter.findings.add_waste(sight.current, sight.awaiting, passed)
+        elif sight.state is HolderState.ORPHANED:
+            self.reporter.findings.add_waste(site_of(record.lease.place), None, passed)
         self._judge.idle(record, streak, sight)
 
     @staticmethod

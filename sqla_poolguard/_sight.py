@@ -12,7 +12,7 @@ from sqla_poolguard import _reach
 from sqla_poolguard._awaits import chain_of, context_of
 from sqla_poolguard._callsite import is_application, is_internal, site_of
 from sqla_poolguard._facts import HolderState
-from sqla_poolguard._holds import OPTION, declared_in
+from sqla_poolguard._holds import OPTION, declarations, declared_in
 from sqla_poolguard._joins import delegates, is_closing, joined, kin
 from sqla_poolguard._otel import trace_id_in
 
@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Future, Task
     from collections.abc import Iterator
 
+    from sqlalchemy.engine import Connection
+
     from sqla_poolguard._awaits import Chain
     from sqla_poolguard._callsite import Place
     from sqla_poolguard._facts import Site
     from sqla_poolguard._ledger import Lease
 
-__all__ = ["Search", "Sight", "Surroundings", "attribute", "declared", "is_helper", "trace_of"]
+__all__ = ["Search", "Sight", "Surroundings", "attribute", "declared", "is_helper", "option_of", "shows", "trace_of"]
 
 _GENERATIONS: Final = 4
 _TASKS_SHOWN: Final = 3
@@ -43,6 +45,8 @@ class Sight(NamedTuple):
     within: tuple[str, ...] = ()
     lasting: weakref.ref[Future[Any]] | None = None
     """While the holder still waits for this, it has not moved, and the sight is true."""
+    declared: str | None = None
+    """The reason for which it is in the scope of an `allow_hold`."""
 
 
 class Surroundings(NamedTuple):
@@ -91,17 +95,47 @@ def attribute(task: Task[Any], lease: Lease, driver: Any, fairy: object, around:
         tuple(_described(other, home) for other in others[:_TASKS_SHOWN]),
         chain.frameworks(lease.place[0] if lease.place else None),
         weakref.ref(chain.future) if chain.future is not None and not others and user is chain else None,
+        declared_in(context_of(chain)),
     )
 
 
-def declared(task: Task[Any] | None, fairy: object) -> tuple[str, bool] | None:
-    """Tell for what reason a hold is declared legitimate, and whether by an execution option; None if it is not."""
-    chain = chain_of(task) if task is not None else None
-    reason = declared_in(context_of(chain)) if chain is not None else None
-    if reason is not None:
-        return reason, False
-    option = _reach.option_of(chain, fairy, OPTION)
-    return (str(option), True) if option else None
+def declared(task: Task[Any] | None, fairy: object, loop: AbstractEventLoop | None) -> str | None:
+    """
+    Tell for what reason a hold is in the scope of an `allow_hold`.
+
+    Args:
+        task: the holder; if it has finished, any task counts that can reach the connection.
+        fairy: the pool's connection, as SQLAlchemy holds it.
+        loop: the event loop of the connection.
+    """
+    if task is not None:
+        return declared_in(context_of(chain_of(task)))
+    for other in asyncio.all_tasks(loop) if loop is not None and declarations() else ():
+        chain = chain_of(other)
+        reason = declared_in(context_of(chain))
+        if reason is not None and _reach.reaches(chain, fairy, _reach.DEEP):
+            return reason
+    return None
+
+
+def option_of(task: Task[Any] | None, fairy: object, keeper: Connection | None) -> str | None:
+    """
+    Tell for what reason a hold is declared by an execution option.
+
+    Args:
+        task: the holder.
+        fairy: the pool's connection, as SQLAlchemy holds it.
+        keeper: SQLAlchemy's connection, if it is known.
+    """
+    if keeper is None and task is not None:
+        keeper = _reach.connection_of(chain_of(task), fairy, _reach.DEEP)
+    option = _reach.option_of(keeper, OPTION) if keeper is not None else None
+    return str(option) if option else None
+
+
+def shows(task: Task[Any] | None, fairy: object) -> bool:
+    """Tell whether a holder's variables lead to SQLAlchemy's connection."""
+    return task is not None and _reach.connection_of(chain_of(task), fairy, _reach.DEEP) is not None
 
 
 def joined_deeply(chain: Chain, depth: int = _GENERATIONS) -> Iterator[Task[Any]]:

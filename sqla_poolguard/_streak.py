@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from asyncio import Task
+    from collections.abc import Callable
+
+    from sqlalchemy.engine import Connection
 
     from sqla_poolguard._facts import Site
     from sqla_poolguard._finding import FindingKind
@@ -37,11 +40,12 @@ class Streak:
         "granted_at",
         "in_database",
         "in_transaction",
-        "last_search",
+        "keeper",
         "latent",
         "lived",
         "nested",
         "operations",
+        "reclaim_at",
         "search",
         "sight",
         "task",
@@ -74,8 +78,8 @@ class Streak:
         """Samples one after the other that saw it nested."""
         self.sight: Sight | None = None
         self.search: Search | None = None
-        self.last_search: Search | None = None
-        """The last look around before it is taken back."""
+        self.reclaim_at = 0.0
+        """When to see next whether it may be taken back, in seconds of `lived`."""
         self.checked = False
         """Whether it was looked, in this gap, if its task can reach the connection at all."""
         self.gone = False
@@ -83,6 +87,8 @@ class Streak:
         self.used_late = False
         """Whether it was used after its task had finished."""
         self.declared: str | None = None
+        self.keeper: Callable[[], Connection | None] | None = None
+        """A reference to SQLAlchemy's connection over it, once it was looked for."""
         self.told: set[FindingKind] = set()
         self.told_in_gap: set[FindingKind] = set()
         self._lines: dict[tuple[Site | None, str | None], float] = {}
@@ -117,7 +123,8 @@ class Streak:
         """Note that the connection is, or was just, in use."""
         if used and self.operations is not None:
             self.used_late = self.used_late or self.gone
-            self._adopted = self.search = self.last_search = None
+            self._adopted = self.search = None
+            self.reclaim_at = 0.0
         if self.declared is None:
             self.latent += self.gap_elsewhere
         else:

@@ -108,7 +108,7 @@ class Watch:
         observers = self._observers
         checkout = self.reporter.checkout(lease, now, ending)
         if ending is Ending.LEAKED:
-            self.reporter.lost(lease, now)
+            self.reporter.lost(lease, now, self._home)
             self.reporter.tell_later(observers.leaked + observers.ended, checkout, self._home)
         else:
             self.reporter.tell(observers.returned + observers.ended if lease.reported else observers.ended, checkout)
@@ -199,11 +199,14 @@ class Watch:
             if FindingKind.OVERDUE in lease.reported or lease.granted_at is None:
                 continue
             if now - lease.granted_at >= self._hold_warning - _TIMER_SLACK:
-                if self.sampler.excused(record):
+                excused = self.sampler.excused(record)
+                if excused is None:  # not known yet
+                    due = now
+                if excused is not False:
                     continue
                 self.sampler.look_now(_get_running_loop())
                 lease.reported += (FindingKind.OVERDUE,)
-                self.reporter.overdue(lease, now)
+                self.reporter.overdue(lease, now, self.sampler.trace_of(record))
             else:
                 due = min(due, lease.granted_at + self._hold_warning)
         self._timed = due < math.inf

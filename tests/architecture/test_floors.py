@@ -30,6 +30,7 @@ FLOORS = {
     "_figures": EFFECTS,
     "_holds": EFFECTS,
     "_joins": EFFECTS,
+    "_keepers": EFFECTS,
     "_logs": EFFECTS,
     "_naming": EFFECTS,
     "_observers": EFFECTS,
