@@ -181,13 +181,16 @@ class Chain:
         return tuple(found)
 
     def is_within(self, driver: object) -> bool:
-        """Tell whether it waits inside a driver's connection; not where the driver waits for the application's own code."""
+        """Tell whether it waits inside a driver's connection; not where that waits for the application's own code, or for a NOTIFY."""
+        inside = False
         for hop in reversed(self.hops):
             if is_application(hop.code.co_filename):
-                return False
-            if hop.package in _DRIVERS and any(value is driver for value in _owners(hop)):
-                return True
-        return False
+                break
+            if hop.package in _DRIVERS:
+                if hop.code.co_name == "notifies":
+                    return False
+                inside = inside or any(value is driver for value in _owners(hop))
+        return inside
 
     def feeds(self, driver: object) -> bool:
         """Tell whether a driver's connection waits for the application's own code, the source of a COPY."""

@@ -50,11 +50,12 @@ def find_deadlock(
     out = sampler.slots.out()
     fairies = [fairy for record in out if (fairy := record.fairy_ref() if record.fairy_ref is not None else None) is not None]
     tasks = asyncio.all_tasks(loop)
+    first_timeout = loop.time() + sampler.seconds_to_first_timeout()
     bystanders = [task for task in tasks if id(task) not in known and not task.done()]
     if (
         len(tasks) > _MOST_TASKS
         or not all(_has(owner, record) for record in out if (owner := _owner(record)) is not None)
-        or any(_has_deadline(task) for task in tasks if id(task) in known)
+        or any(_deadline(task) < first_timeout for task in tasks if id(task) in known)
         or any(_may_help(task, fairies, known) for task in bystanders)
     ):
         return None
@@ -64,7 +65,9 @@ def find_deadlock(
         return None
     own = [waiter for waiter in waiters if waiter.task is not None and id(waiter.task()) in holding] or waiters
     lines = tuple(
-        f"checked out at {site_of(record.lease.place)}, {_doing(task)}" for record in out if (task := _owner(record)) is not None
+        f"checked out at {site_of(record.lease.place)}, {_doing(task, waiting)}"
+        for record in out
+        if (task := _owner(record)) is not None
     )
     return own[-1], lines
 
@@ -151,19 +154,26 @@ def _may_help(task: Task[Any], fairies: list[Any], known: set[int]) -> bool:
     )
 
 
-def _has_deadline(task: Task[Any]) -> bool:
-    """Tell whether a task will be cancelled by itself: inside `asyncio.timeout`, `wait_for`, or a scope of anyio's that has an end."""
+def _deadline(task: Task[Any]) -> float:
+    """
+    Tell when a task will be cancelled by itself: inside `asyncio.timeout`, `wait_for`, or a scope of anyio's that has an end.
+
+    Returns:
+        On its loop's clock; infinity if it will not.
+    """
+    first = math.inf
     for hop in chain_of(task).hops:
         for value in hop.values():
             if isinstance(value, asyncio.TimerHandle) and not value.cancelled():
-                return True
-            if isinstance(value, asyncio.Timeout) and value.when() is not None:
-                return True
-            if type(value).__name__ == "CancelScope" and getattr(value, "deadline", math.inf) < math.inf:
-                return True
-    return False
+                first = min(first, value.when())
+            elif isinstance(value, asyncio.Timeout):
+                first = min(first, math.inf if (when := value.when()) is None else when)
+            elif type(value).__name__ == "CancelScope":
+                first = min(first, getattr(value, "deadline", math.inf))
+    return first
 
 
-def _doing(task: Task[Any]) -> str:
+def _doing(task: Task[Any], waiting: set[int]) -> str:
     chain = chain_of(task)
-    return f"task {task.get_name()!r} awaits {chain.awaited()} at {chain.site()}"
+    what = "a connection" if id(task) in waiting else chain.awaited()
+    return f"task {task.get_name()!r} awaits {what} at {chain.site()}"

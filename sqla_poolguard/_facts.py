@@ -9,7 +9,7 @@ import os
 import sys
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -73,6 +73,10 @@ class Site:
 
     def __str__(self) -> str:
         return f"{shorten(self.file)}:{self.line} in {self.function}"
+
+
+SECOND: Final = "a second connection of this pool"
+"""What a holder awaits that queues for the pool from which it has a connection already."""
 
 
 class HolderState(enum.StrEnum):

@@ -104,7 +104,8 @@ class Judge:
             return True
         task = streak.holder(None)
         fairy = record.fairy_ref() if record.fairy_ref is not None else None
-        reason = _sight.declared(task, fairy, record.loop)
+        reason = streak.sight.declared if streak.sight is not None else None
+        reason = reason or _sight.declared(task, fairy, record.loop)
         by_option = reason is None
         if reason is None:
             if streak.keeper is None and fairy is not None and not _sight.shows(task, fairy):

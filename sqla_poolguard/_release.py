@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 __all__ = ["release"]
 
-_OPEN_CURSORS: Final = text("SELECT count(*) FROM pg_catalog.pg_cursors WHERE name <> ''")
+_OPEN_CURSORS: Final = text("SELECT name FROM pg_catalog.pg_cursors WHERE name <> '' AND NOT is_holdable")
+_ASYNCPGS: Final = "__asyncpg_portal_"
+"""How the names begin that asyncpg gives to its cursors, which it does not close."""
+_FAILED_TRANSACTION: Final = "25P02"
 
 
 async def release(session: AsyncSession | async_scoped_session[Any]) -> None:
@@ -33,12 +36,14 @@ async def release(session: AsyncSession | async_scoped_session[Any]) -> None:
             `begin()` block around, a server-side cursor that is open, or a connection that is not the session's own.
             Nothing was done then.
     """
+    if isinstance(session, async_scoped_session) and not session.registry.has():
+        return
     found: object = session() if isinstance(session, async_scoped_session) else session
     if not isinstance(found, AsyncSession):
         msg = f"release() wants a sqlalchemy.ext.asyncio.AsyncSession; got {type(found).__name__}"
         raise TypeError(msg)
     inner: Any = found.sync_session
-    if not inner.in_transaction():
+    if not (inner.in_transaction() and _owned(inner)):
         return
     obstacle = _obstacle(inner) or await _open_cursor(found)
     if obstacle is not None:
@@ -79,27 +84,35 @@ async def _open_cursor(session: AsyncSession) -> str | None:
         if connection.dialect.name != "postgresql":
             continue
         try:
-            cursors = await session.run_sync(_count_cursors, connection)
+            cursors = await session.run_sync(_cursors, connection)
         except DBAPIError as error:
             if error.connection_invalidated:
                 raise
-            return "a statement has failed in its transaction; roll back first"
-        if cursors and (count := _unread(connection)):
+            if getattr(error.orig, "sqlstate", None) == _FAILED_TRANSACTION:
+                return "a statement has failed in its transaction; roll back first"
+            return f"asking for its open cursors failed ({type(error.orig).__name__}), and with it the transaction; roll back"
+        count = _unread(connection, cursors) if cursors else 0
+        if count:
             return f"{count} server-side cursors are open; read their rows, or close the result, first"
     return None
 
 
-def _count_cursors(_: object, connection: Connection) -> int:
-    return int(connection.execute(_OPEN_CURSORS).scalar_one())
+def _cursors(_: object, connection: Connection) -> list[str]:
+    return list(connection.execute(_OPEN_CURSORS).scalars())
 
 
-def _unread(connection: Any) -> int:
-    """Count the cursors that are still open on this side too: PostgreSQL keeps one that has been read until the transaction ends."""
-    adapted = connection.connection.dbapi_connection
-    return sum(
-        bool(getattr(each, "server_side", False)) and getattr(each, "_cursor", None) is not None
-        for each in gc.get_referrers(adapted)
-        if getattr(each, "_adapt_connection", None) is adapted
+def _unread(connection: Any, names: list[str]) -> int:
+    """Count the cursors that are still in use on this side too: PostgreSQL keeps one that has been read until the transaction ends."""
+    asyncpgs = {name for name in names if name.startswith(_ASYNCPGS)}
+    driver = connection.connection.dbapi_connection.driver_connection
+    return (
+        len(names)
+        - len(asyncpgs)
+        + sum(
+            getattr(each, "_portal_name", None) in asyncpgs and not getattr(each, "_exhausted", False)
+            for each in gc.get_referrers(driver)
+            if type(each).__module__ == "asyncpg.cursor"
+        )
     )
 
 

@@ -236,9 +236,9 @@ class Reporter:
         """Make the error for a request that gets no connection; a crowd that is refused together shares one snapshot, while nobody gets or gives back."""
         last, moves = self._last_look, (self.ledger.granted, sum(self.ledger.ended.values()))
         if last is None or last[1] != moves or not 0 <= now - last[0] < _LOOK_SHARED:
-            blocked = sampler.look_now(_get_running_loop(), asks=True)
+            blocked, late = sampler.look_now(_get_running_loop(), asks=True)
             snapshot = self.snapshot(slots, now, but=1)
-            last = self._last_look = (now, moves, snapshot, judge(snapshot, blocked))
+            last = self._last_look = (now, moves, snapshot, judge(snapshot, blocked, late))
         verdict = deadlocked(proof) if proof else last[3]
         retry_after = self._retry.next_turn(now, len(slots.waiters.queue), self._gap(slots, now))
         kind = CheckoutRejected if reason is Reason.QUEUE_FULL else CheckoutTimeout

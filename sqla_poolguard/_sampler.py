@@ -10,7 +10,7 @@ from sqla_poolguard import _probe, _reach, _sight
 from sqla_poolguard._awaits import chain_of
 from sqla_poolguard._callsite import is_internal, site_of, this_task
 from sqla_poolguard._conflicts import find_deadlock
-from sqla_poolguard._facts import HolderState
+from sqla_poolguard._facts import SECOND, HolderState
 from sqla_poolguard._judge import Judge
 from sqla_poolguard._sight import Sight, Surroundings
 from sqla_poolguard._streak import streak_of
@@ -80,9 +80,9 @@ class Sampler:
     def sample(self, beat: Beat, blocked: Blocked | None) -> bool:
         """Look at every connection that is out in a loop; False if none is."""
         looked = self._quietly(lambda: self._sample(beat, blocked), None)
-        return bool(self.slots.out()) if looked is None else looked
+        return self._is_busy() if looked is None else looked
 
-    def look_now(self, loop: AbstractEventLoop | None, *, asks: bool = False) -> tuple[float, Site | None] | None:
+    def look_now(self, loop: AbstractEventLoop | None, *, asks: bool = False) -> tuple[tuple[float, Site | None] | None, float]:
         """
         See what every holder in the running loop does at this moment; nothing is found or counted.
 
@@ -91,9 +91,10 @@ class Sampler:
             asks: whether the running task asks for a connection.
 
         Returns:
-            For how many seconds the loop has just stood still, and at which line; None if it has not.
+            For how many seconds the loop has just stood still, and at which line (None if it has not);
+            and for which share of the last seconds it was late.
         """
-        return self._quietly(lambda: self._look_now(loop, asks=asks), None)
+        return self._quietly(lambda: self._look_now(loop, asks=asks), (None, 0.0))
 
     def excused(self, record: GuardedRecord) -> bool | None:
         """Tell whether a hold is declared to be right; None if that is not known yet."""
@@ -116,7 +117,7 @@ class Sampler:
                 )
         return otherwise
 
-    def _look_now(self, loop: AbstractEventLoop | None, *, asks: bool) -> tuple[float, Site | None] | None:
+    def _look_now(self, loop: AbstractEventLoop | None, *, asks: bool) -> tuple[tuple[float, Site | None] | None, float]:
         records = [record for record in self.slots.out() if record.loop is loop]
         beat = ticker.beat_of(loop)
         around = self._surroundings(records, beat)
@@ -127,8 +128,8 @@ class Sampler:
                 continue
             streak.sight = self._see(record, streak, look, around)
             if asks and asking is not None and streak.holder(None) is asking:  # it is refused a second one just now
-                streak.sight = Sight(HolderState.NESTED, None, "a second connection of this pool", asking.get_name())
-        return beat.blocked_lately() if beat is not None else None
+                streak.sight = Sight(HolderState.NESTED, None, SECOND, asking.get_name())
+        return (beat.blocked_lately(), beat.lateness()) if beat is not None else (None, 0.0)
 
     def _sample(self, beat: Beat, blocked: Blocked | None) -> bool:
         out = self.slots.out()
@@ -143,7 +144,11 @@ class Sampler:
             and (proof := find_deadlock(self, _samplers(beat), beat.loop))
         ):
             self._judge.deadlock(out, *proof)
-        return bool(out or self.slots.waiters.queue)
+        return self._is_busy()
+
+    def _is_busy(self) -> bool:
+        """Tell whether a connection is out, or being opened, or waited for."""
+        return self.slots.taken > len(self.slots.idle) or bool(self.slots.waiters.queue)
 
     def _sample_one(self, record: GuardedRecord, around: Surroundings, beat: Beat, blocked: Blocked | None) -> None:
         streak = streak_of(record)
@@ -237,6 +242,10 @@ class Sampler:
                 holding.setdefault(id(task), []).append((lease.granted_at, lease.place))
         others = {id(task): other.reporter.name for other in _samplers(beat) if other is not self for task in other.waiting()}
         return Surroundings(waiting, holding, others)
+
+    def seconds_to_first_timeout(self) -> float:
+        """Tell in how many seconds the first waiter is turned away by itself."""
+        return self.slots.next_deadline() - self._clock()
 
     def waiting(self) -> list[Task[Any]]:
         """Give the tasks that queue for the pool."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from sqla_poolguard import _reach
 from sqla_poolguard._awaits import chain_of, context_of
 from sqla_poolguard._callsite import is_application, is_internal, site_of
-from sqla_poolguard._facts import HolderState
+from sqla_poolguard._facts import SECOND, HolderState
 from sqla_poolguard._holds import OPTION, declarations, declared_in
 from sqla_poolguard._joins import delegates, is_closing, joined, kin
 from sqla_poolguard._otel import trace_id_in
@@ -95,7 +95,7 @@ def attribute(task: Task[Any], lease: Lease, driver: Any, fairy: object, around:
         tuple(_described(other, home) for other in others[:_TASKS_SHOWN]),
         chain.frameworks(lease.place[0] if lease.place else None),
         weakref.ref(chain.future) if chain.future is not None and not others and user is chain else None,
-        declared_in(context_of(chain)),
+        declared_in(context_of(chain)) or declared_in(context_of(user)),
     )
 
 
@@ -150,7 +150,7 @@ def _nested(chain: Chain, since: float, around: Surroundings) -> tuple[Site | No
     """Tell whether a holder, or a task it waits for, wants or has a second connection of the pool: where, and how."""
     for task in (chain.task, *joined_deeply(chain)):
         if id(task) in around.waiting:
-            return site_of(around.waiting[id(task)]), "a second connection of this pool"
+            return site_of(around.waiting[id(task)]), SECOND
         for granted_at, place in around.holding.get(id(task), ()):
             if granted_at > since:
                 return site_of(place), "work on a second connection of this pool"

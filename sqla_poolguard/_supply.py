@@ -102,6 +102,9 @@ class Supply:
     def _open(self, asked_at: float) -> GuardedRecord:
         """Open a connection in the slot that was reserved; a slot that stays empty is handed on as such."""
         record: GuardedRecord | None = None
+        loop = _get_running_loop()
+        if loop is not None:
+            self._pool._watch.sampler.wake(loop)  # should it take too long, it is to be known whether the loop was late
         try:
             record = self.in_time(self._pool._create_connection, asked_at)
             self._pool._slots.fill(record)

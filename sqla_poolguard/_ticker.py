@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import weakref
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from sqla_poolguard._callsite import is_application
@@ -81,6 +82,8 @@ class Beat:
         self.latest: Blocked | None = None
         """When it was blocked last, and by whom."""
         self.latest_at = 0.0
+        self._lags: deque[tuple[float, float]] = deque(maxlen=64)
+        """(when, lag) of some of the last beats."""
         self._posted_at: float | None = None
         self._frozen = 0.0
         self._sightings: list[Sighting] = []
@@ -92,6 +95,14 @@ class Beat:
             return None
         sites = [sighting.site for sighting in self.latest.sightings]
         return self.latest.seconds, max(set(sites), key=sites.count)
+
+    def lateness(self) -> float:
+        """Tell for which share of the last seconds the loop was late."""
+        now = time.monotonic()
+        before = next(((at, lag) for at, lag in self._lags if now - at <= _LATELY), None)
+        if before is None or now - before[0] < _LATELY / 8:
+            return 0.0
+        return min((self.lag - before[1]) / (now - before[0]), 1.0)
 
     def tick(self, now: float, overslept: float) -> bool:
         """Have the samplers woken in their loop; in the ticker's thread. False if the loop is closed."""
@@ -131,6 +142,8 @@ class Beat:
         frozen, self._frozen = self._frozen, 0.0
         stood_still = late if late > self.pause else 0.0
         self.lag += max(stood_still, frozen)
+        if not self._lags or now - self._lags[-1][0] >= _LATELY / 16:
+            self._lags.append((now, self.lag))
         sightings, self._sightings = self._sightings, []
         blocked = Blocked(late - frozen, sightings) if sightings and late > frozen else None
         if blocked is not None:

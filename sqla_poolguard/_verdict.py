@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
-from sqla_poolguard._facts import HolderState
+from sqla_poolguard._facts import SECOND, HolderState
 from sqla_poolguard._finding import Cause, Verdict
 
 if TYPE_CHECKING:
@@ -15,6 +15,9 @@ __all__ = ["deadlocked", "judge"]
 
 _SLOW: Final = 1.0
 """Seconds in the database after which its answers are called slow."""
+
+_LATE: Final = 0.5
+"""Share of the time for which a loop is late when it has more to do than it can."""
 
 _REMEDIES: Final[dict[Cause, tuple[str, ...]]] = {
     Cause.DEADLOCK: (
@@ -57,13 +60,14 @@ _HINTS: Final = (
 """What is seen in a holder's chain, and the remedy that fits."""
 
 
-def judge(snapshot: PoolSnapshot, blocked: tuple[float, Site | None] | None) -> Verdict | None:
+def judge(snapshot: PoolSnapshot, blocked: tuple[float, Site | None] | None, late: float = 0.0) -> Verdict | None:
     """
     Find the one cause that the evidence shows.
 
     Args:
         snapshot: the pool, its holders looked at just now.
         blocked: seconds for which the event loop has just stood still, and the line that did it; None if it has not.
+        late: share of the last seconds for which the event loop was late, however many callbacks it took.
 
     Returns:
         None if nothing is known: a verdict is not guessed.
@@ -73,6 +77,8 @@ def judge(snapshot: PoolSnapshot, blocked: tuple[float, Site | None] | None) -> 
     if blocked is not None and blocked[0] >= _SLOW:
         where = f" at {blocked[1]}" if blocked[1] is not None else ""
         return _verdict(Cause.LOOP_BLOCKED, f"the event loop stood still for {blocked[0]:.1f} s{where}")
+    if late >= _LATE:
+        return _verdict(Cause.LOOP_BLOCKED, f"the event loop was late for {late:.0%} of the last seconds")
     if snapshot.connecting * 2 > slots:
         return _verdict(Cause.DATABASE_UNAVAILABLE, f"{snapshot.connecting} of {slots} slots are being connected")
     if holders and not any(states[state] for state in HolderState):
@@ -82,6 +88,8 @@ def judge(snapshot: PoolSnapshot, blocked: tuple[float, Site | None] | None) -> 
 
 def _of_holders(holders: tuple[Holder, ...], states: Counter[HolderState | None]) -> Verdict:
     """Find the cause in what most holders do."""
+    if holders and all(holder.state is HolderState.NESTED and holder.awaiting == SECOND for holder in holders):
+        return _verdict(Cause.DEADLOCK, f"all {len(holders)} holders wait for this very pool")
     away = states[HolderState.AWAITING] + states[HolderState.NESTED]
     orphaned, working = states[HolderState.ORPHANED], states[HolderState.IN_DATABASE]
     if orphaned and orphaned >= max(away, working):

@@ -321,6 +321,51 @@ async def many_short_awaits(stage):
             await asyncio.sleep(PATIENCE / 2)  # HERE
 
 
+@leak(driver="psycopg")
+async def psycopg_notifies(stage):
+    async with stage.db.connect() as connection:
+        driver = (await connection.get_raw_connection()).driver_connection
+        await driver.execute("LISTEN here")
+        async for _ in driver.notifies(timeout=LONG):  # HERE
+            pass
+
+
+@leak()
+async def generator_that_is_stepped_by_a_task_for_each_row(stage):
+    async def rows():
+        async with AsyncSession(stage.db) as session:
+            for _ in range(2):
+                yield (await session.execute(ONE)).scalar()
+
+    generator = rows()
+    while True:
+        try:
+            await asyncio.ensure_future(anext(generator))
+        except StopAsyncIteration:
+            break
+        await asyncio.sleep(LONG)  # HERE
+
+
+@leak()
+async def allow_hold_shared_by_tasks_is_over(stage):
+    declared, both = allow_hold("a lock that is held by many"), asyncio.Event()
+
+    async def first():
+        with declared:
+            await both.wait()
+        async with AsyncSession(stage.db) as session:
+            await session.execute(ONE)
+            await asyncio.sleep(LONG)  # HERE
+
+    async def second():
+        await asyncio.sleep(0.01)
+        with declared:
+            both.set()
+            await asyncio.sleep(LONG)
+
+    await asyncio.gather(first(), second())
+
+
 @leak()
 async def exit_stack_that_closes_too_late(stage):
     async with contextlib.AsyncExitStack() as stack:

@@ -394,6 +394,28 @@ async def declared_on_a_connection_in_an_object(stage):
 
 
 @innocent()
+async def opened_at_startup_for_a_worker_that_may_hold(stage):
+    class Worker:
+        connection = None
+
+        async def run(self):
+            with allow_hold("leader"):
+                for _ in range(2):
+                    await self.connection.execute(ONE)
+                    await asyncio.sleep(LONG)
+                await self.connection.close()
+
+    worker = Worker()
+
+    async def start():
+        worker.connection = await stage.db.connect()
+        await worker.connection.execute(ONE)
+
+    await asyncio.create_task(start())
+    await asyncio.create_task(worker.run())
+
+
+@innocent()
 async def cancelled_query(stage):
     async def work():
         async with AsyncSession(stage.db) as session:

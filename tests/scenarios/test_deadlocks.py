@@ -90,7 +90,18 @@ async def shielded_task(db):
             return [error]
 
 
+async def with_a_deadline_that_comes_later(db):
+    """Every request has a timeout, as servers give it; the pool's would strike first."""
+
+    async def work():
+        async with asyncio.timeout(60):
+            return await two_at_once(db)
+
+    return await asyncio.gather(*(asyncio.wait_for(work(), 60) for _ in range(4)), return_exceptions=True)
+
+
 DEADLOCKS = [
+    (with_a_deadline_that_comes_later, 4),
     (four_tasks, 4),
     (gather_of_children, 1),
     (task_group, 1),

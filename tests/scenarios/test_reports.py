@@ -5,34 +5,34 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
+import time
 import weakref
-from collections import deque
-from contextvars import ContextVar
+from types import SimpleNamespace
 
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
-from scenarios.stage import HELD, LONG, ONE, ORPHANED, PATIENCE, SLEEP, Stage
-from sqlalchemy import Column, Integer, MetaData, Table, text
-from sqlalchemy.exc import DBAPIError, InvalidRequestError
-from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
-from sqlalchemy.orm import registry
+from scenarios.stage import HELD, LEAKED, LONG, ONE, PATIENCE, SLEEP, Stage
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
-from sqla_poolguard import CheckoutTimeout, ConnectionReclaimedError, HolderState, _holds, allow_hold, release, snapshot
+from sqla_poolguard import (
+    CheckoutTimeout,
+    FindingKind,
+    Guard,
+    GuardedPool,
+    HolderState,
+    Observer,
+    _holds,
+    allow_hold,
+    snapshot,
+)
 from sqla_poolguard._facts import shorten
 from sqla_poolguard._ticker import ticker
 
 pytestmark = pytest.mark.postgres
 
 HERE = shorten(__file__)
-mapper = registry()
-
-
-class Thing:
-    """A mapped class."""
-
-
-mapper.map_imperatively(Thing, Table("thing", MetaData(), Column("id", Integer, primary_key=True)))
 
 
 @pytest.fixture(autouse=True)
@@ -174,7 +174,7 @@ async def test_verdict_of_a_holder_that_asks_again(postgres_url):
             await connection.execute(ONE)
             with pytest.raises(CheckoutTimeout) as caught:
                 await stage.db.connect()
-        assert str(caught.value.verdict) == "held_across_await (1 of 1 holders await something else)"
+        assert str(caught.value.verdict) == "deadlock (all 1 holders wait for this very pool)"
 
 
 async def test_looking_leaves_locals_alone(postgres_url):
@@ -241,159 +241,82 @@ def test_declaration_needs_a_reason(reason):
         pass
 
 
-kept = []
+@pytest.mark.filterwarnings("ignore:The garbage collector is trying to clean up:sqlalchemy.exc.SAWarning")
+async def test_leaks_are_findings_too(postgres_url):
+    """Observers hear of a leak through `found`, with what is known of it."""
+    heard = []
 
+    class Heard(Observer):
+        def found(self, finding):
+            heard.append(finding)
 
-async def test_reclaim(postgres_url):
-    """With `reclaim="orphaned"` a connection whose task has finished goes to whoever waits; its stale handle says why."""
-    async with Stage(postgres_url, pool_size=1, guard={"reclaim": "orphaned"}) as stage:
+    async with Stage(postgres_url, guard={}) as stage:
+        db = create_async_engine(postgres_url, poolclass=GuardedPool, guard=Guard(await_warning=PATIENCE, observers=(Heard(),)))
 
-        async def job():
-            kept.append(await stage.db.connect())
-            await kept[0].execute(ONE)
+        async def lose():
+            connection = await db.connect()
+            await connection.execute(ONE)
 
-        await asyncio.create_task(job())
-        async with stage.db.connect() as connection:
-            assert (await connection.execute(ONE)).scalar() == 1
-        pool = stage.db.sync_engine.pool
-        pool._ledger.check()
-        assert [finding.kind for finding in stage.findings.all] == [ORPHANED]
-        assert snapshot(stage.db).ended["reclaimed"] == 1
-        with pytest.raises(ConnectionReclaimedError, match="was taken back: the task that had checked it out had finished"):
-            await kept[0].execute(ONE)
-        await kept[0].close()
-        kept.clear()
+        await lose()
         gc.collect()
-        pool._ledger.check()
-        assert pool.checkedout() == 0
+        await asyncio.sleep(0.05)
+        assert [(finding.kind, finding.site.function) for finding in heard] == [
+            (LEAKED, "test_leaks_are_findings_too.<locals>.lose")
+        ]
+        await db.dispose()
+        assert stage.findings.all == []
 
 
-class Slotted:
-    """Keeps a connection where no dictionary shows it."""
-
-    __slots__ = ("connection",)
-
-
-async def test_reclaim_leaves_alone_what_a_task_can_reach(postgres_url):
-    """A connection that a living task can reach, however it keeps it, is not taken back."""
-    async with Stage(postgres_url, pool_size=8, guard={"reclaim": "orphaned"}) as stage:
-        variable = ContextVar("connection")
-        slotted, queue, pair = Slotted(), deque(), []
-
-        async def open_some():
-            slotted.connection = await stage.db.connect()
-            queue.append(await stage.db.connect())
-            pair.append((await stage.db.connect(), 1))
-
-        await asyncio.create_task(open_some())
-
-        async def set_variable():
-            kept.append(await stage.db.connect())
-            variable.set(kept[0])
-            return asyncio.create_task(asyncio.sleep(LONG * 2))
-
-        sleeper = await asyncio.create_task(set_variable())
-        await asyncio.sleep(LONG * 2)
-        assert snapshot(stage.db).ended["reclaimed"] == 0
-        for connection in (slotted.connection, queue[0], pair[0][0], kept.pop()):
-            assert (await connection.execute(ONE)).scalar() == 1
-            await connection.close()
-        await sleeper
+async def test_overdue_has_its_figures(postgres_url):
+    """An overdue hold says for how long the connection has been idle."""
+    async with Stage(postgres_url) as stage:
+        db = create_async_engine(postgres_url, poolclass=GuardedPool, guard=Guard(hold_warning=0.3, await_warning=0.1))
+        task = asyncio.create_task(hold(SimpleNamespace(db=db), 0.6))
+        await task
+        (overdue,) = [finding for finding in snapshot(db).findings if finding.kind is FindingKind.OVERDUE]
+        assert 0.1 < overdue.idle <= overdue.held
+        await db.dispose()
+        assert stage.findings.all == []
 
 
-async def test_reclaim_leaves_others_alone(postgres_url):
-    """Nothing is taken back that is in use, declared, or in a living task's hands."""
-    async with Stage(postgres_url, guard={"reclaim": "orphaned"}) as stage:
+async def test_waste_counts_orphans_and_not_what_is_declared(postgres_url):
+    """A declared hold wastes nothing; a connection whose task has finished does, at the line that checked it out."""
+    async with Stage(postgres_url) as stage:
+        kept = []
 
         async def job():
             kept.append(await stage.db.connect())
-            await kept[0].execution_options(poolguard_hold="leader")
 
-        async def slow():
-            connection = await stage.db.connect()
-            kept.append(connection)
-            asyncio.get_running_loop().call_soon(lambda: None)
-            return asyncio.create_task(connection.execute(SLEEP))
-
+        with allow_hold("not wasted"):
+            await hold(stage, LONG)
+        assert snapshot(stage.db).waste == ()
         await asyncio.create_task(job())
-        running = await asyncio.create_task(slow())
-        mine = kept[0]
-        await asyncio.sleep(LONG / 2)
-        await running
-        assert (await mine.execute(ONE)).scalar() == 1
-        for connection in kept:
-            await connection.close()
-        kept.clear()
-        assert snapshot(stage.db).ended["reclaimed"] == 0
+        await asyncio.sleep(LONG)
+        (waste,) = snapshot(stage.db).waste
+        assert waste.site.function.endswith("job")
+        await kept.pop().close()
 
 
-async def test_release(postgres_url):
-    """The transaction is committed, the connection is back, and the session goes on."""
-    async with Stage(postgres_url, pool_size=1) as stage:
-        async with stage.db.begin() as connection:
-            await connection.execute(text("CREATE TEMP TABLE thing (id int PRIMARY KEY)"))
-        async with AsyncSession(stage.db, expire_on_commit=False) as session:
-            await release(session)  # nothing to give back
-            session.add(thing := Thing())
-            thing.id = 1
-            with pytest.raises(InvalidRequestError, match="1 changed objects are not flushed"):
-                await release(session)
-            await session.flush()
-            await release(session)
-            assert snapshot(stage.db).used == 0
-            assert (await session.execute(text("SELECT id FROM thing"))).scalars().all() == [1]
-            thing.id = 2
-            with pytest.raises(InvalidRequestError, match="1 changed objects are not flushed"):
-                await release(session)
-
-
-async def test_release_refuses_what_is_not_clean(postgres_url):
-    """A savepoint, a `begin()` block, an open cursor or somebody else's connection is in the way, and nothing is done."""
+async def test_verdict_of_a_loop_that_is_late(postgres_url):
+    """A connect that takes too long because the loop has too much to do is not the database's fault."""
     async with Stage(postgres_url) as stage:
-        async with AsyncSession(stage.db) as session:
-            await session.execute(ONE)
-            async with session.begin_nested():
-                with pytest.raises(InvalidRequestError, match="a savepoint is open"):
-                    await release(session)
-        async with AsyncSession(stage.db) as session, session.begin():
-            await session.execute(ONE)
-            with pytest.raises(InvalidRequestError, match=r"inside a `begin\(\)` block"):
-                await release(session)
-            await session.execute(ONE)
-        async with AsyncSession(stage.db) as session:
-            rows = await session.stream(text("SELECT generate_series(1, 500)"))
-            await rows.fetchone()
-            with pytest.raises(InvalidRequestError, match="1 server-side cursors are open"):
-                await release(session)
-            assert len(await rows.fetchall()) == 499
-            await release(session)
-            assert snapshot(stage.db).used == 0
-        async with AsyncSession(stage.db) as session:
-            with pytest.raises(DBAPIError):
-                await session.execute(text("SELECT 1 / 0"))
-            with pytest.raises(InvalidRequestError, match="roll back first"):
-                await release(session)
-        async with AsyncSession(stage.other, binds={Thing: stage.db}) as session:
-            rows = await session.stream(text("SELECT generate_series(1, 500)"), bind_arguments={"mapper": Thing})
-            await rows.fetchone()
-            with pytest.raises(InvalidRequestError, match="1 server-side cursors are open"):
-                await release(session)
-        async with stage.db.connect() as connection, AsyncSession(connection) as session:
-            await session.execute(ONE)
-            with pytest.raises(InvalidRequestError, match="not its own"):
-                await release(session)
+        db = create_async_engine(postgres_url, poolclass=GuardedPool, pool_timeout=1)
+        until = time.monotonic() + 2.5
 
+        async def toil():
+            while time.monotonic() < until:
+                end = time.perf_counter() + 0.05
+                while time.perf_counter() < end:
+                    pass
+                await asyncio.sleep(0)
 
-async def test_release_takes_sessions_only(postgres_url):
-    """A scoped session will do; anything else is a TypeError."""
-    async with Stage(postgres_url) as stage:
-        scoped = async_scoped_session(async_sessionmaker(stage.db), asyncio.current_task)
-        await scoped.execute(ONE)
-        await release(scoped)
-        assert snapshot(stage.db).used == 0
-        await scoped.remove()
-        with pytest.raises(TypeError, match=r"wants a sqlalchemy\.ext\.asyncio\.AsyncSession; got AsyncEngine"):
-            await release(stage.db)
+        toilers = [asyncio.create_task(toil()) for _ in range(4)]
+        with pytest.raises(CheckoutTimeout) as caught:
+            await db.connect()
+        await asyncio.gather(*toilers)
+        assert str(caught.value.verdict).startswith("loop_blocked (the event loop was late for ")
+        await db.dispose()
+        assert stage.findings.all == []
 
 
 @pytest.mark.parametrize("shown", [False, True])
