@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections import deque
+from gc import is_tracked
 from itertools import islice
 from types import (
     AsyncGeneratorType,
@@ -39,8 +40,8 @@ DEEP: Final = 3
 _MOST_OBJECTS: Final = 400
 _MOST_PARTS: Final = 100
 _MOST_REACHED: Final = 100_000
-_CLOSED: Final = (type, ModuleType, CodeType, BuiltinFunctionType, str, bytes, int, float)
-"""Types of what belongs to the program, not to a task, or holds nothing."""
+_CLOSED: Final = frozenset({ModuleType, CodeType, BuiltinFunctionType, FunctionType})
+"""Types of what belongs to the program, not to a task; classes too."""
 _RUNNING: Final = (CoroutineType, GeneratorType, AsyncGeneratorType)
 _PLAIN: Final = {list.__iter__, tuple.__iter__, set.__iter__, frozenset.__iter__, deque.__iter__}
 
@@ -68,23 +69,22 @@ def is_within_reach(loop: AbstractEventLoop, tasks: Iterable[Any], fairy: object
     Returns:
         True also if it could not be ruled out, since there is too much to look through.
     """
-    left: list[Any] = [loop]
+    level: list[Any] = [loop]
     for task in tasks:
-        left.append(task)
+        level.append(task)
         for hop in chain_of(task).hops:
-            left += hop.values() if hop.owner is not None else hop.locals()
-    seen = {id(left)}
-    while left:
-        value = left.pop()
-        if id(value) in seen or isinstance(value, _CLOSED):
-            continue
-        if value is fairy or len(seen) > _MOST_REACHED:
+            level += hop.values() if hop.owner is not None else hop.locals()
+    seen: set[int] = set()
+    while level:
+        # what the collector does not track leads to nothing that it does
+        new = {id(value): value for value in level if is_tracked(value) and id(value) not in seen}
+        seen.update(new)
+        if id(fairy) in new or len(seen) > _MOST_REACHED:
             return True
-        seen.add(id(value))
-        if isinstance(value, FunctionType):
-            left += [value.__closure__, value.__defaults__, value.__kwdefaults__, value.__dict__]
-        else:
-            left += gc.get_referents(value)
+        functions = [value for value in new.values() if type(value) is FunctionType]
+        level = gc.get_referents(*(value for value in new.values() if type(value) not in _CLOSED and not isinstance(value, type)))
+        for function in functions:  # not its module
+            level += [function.__closure__, function.__defaults__, function.__kwdefaults__, function.__dict__]
     return False
 
 
