@@ -132,12 +132,12 @@ class Sampler:
             if record.lease.granted_at is not None:
                 self._quietly(functools.partial(self._sample_one, record, around, beat, blocked))
         if (
-            self.slots.waiters.queue
+            self.slots.waiters.queued
             and len(out) == self.slots.taken
             and (proof := find_deadlock(self, _samplers(beat), beat.loop))
         ):
             self._judge.deadlock(out, *proof)
-        return bool(out or self.slots.waiters.queue)
+        return bool(out or self.slots.waiters.queued)
 
     def _sample_one(self, record: GuardedRecord, around: Surroundings, beat: Beat, blocked: Blocked | None) -> None:
         streak = streak_of(record)
