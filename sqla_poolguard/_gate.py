@@ -36,6 +36,7 @@ class Gate:
     __slots__ = (
         "_acts",
         "_admission",
+        "_gap",
         "_handover",
         "_most",
         "_reporter",
@@ -69,6 +70,8 @@ class Gate:
         self._admission = Admission(wait, slots.limit)
         self._virtual = 0, 0
         """(how many would wait if others had been turned away, checkouts granted when that was counted): while it only observes."""
+        self._gap: float | None = None
+        """What `gap` told last, as long as the last look is good enough."""
         self._told, self._told_at = 0, -math.inf
         self._warned = False
 
@@ -114,16 +117,20 @@ class Gate:
 
         Where the current holds are longer already than those that ended, they count.
         """
-        slots = self._slots
+        slots, admission = self._slots, self._admission
         waiting = slots.waiters.about
-        if not self._admission.is_fresh(now, waiting):
+        if not admission.is_fresh(now, waiting):
             self._look(now, waiting)
+        elif self._gap is not None:
+            return self._gap
         current = [now - lease.granted_at for lease in slots.leases() if lease.granted_at is not None]
         longest = sum(current) / len(current) if current else 0.0
-        return max(self._admission.pace.gap(now, slots.taken), longest / max(slots.taken, 1))
+        self._gap = gap = max(admission.pace.gap(now, slots.taken), longest / max(slots.taken, 1))
+        return gap
 
     def _look(self, now: float, waiting: int) -> None:
         ledger, admission = self._reporter.ledger, self._admission
+        self._gap = None
         admission.look(now, self._slots.taken, ledger.granted, waiting, ledger.samples)
         if self._acts and not self._warned and admission.is_poor:
             self._warned = True

@@ -92,10 +92,9 @@ class Outcome:
 
     scene: Scene
     began: float
-    requests: list[Request] = field(default_factory=list)
-    attempts: list[Attempt] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list, repr=False)
+    attempts: list[Attempt] = field(default_factory=list, repr=False)
     would_reject: int = 0
-    most_waiting: int = 0
 
     def _within(self, at: float | None, span: tuple[float, float] | None) -> bool:
         start, end = span or (self.scene.warmup, self.scene.seconds)
