@@ -65,19 +65,28 @@ class Pace:
         """
         ended = max(total - self._total, 0)
         if waiting and self._waited:  # nothing was idle in between
-            self._fade(ended)
-            self._spent += busy * max(now - self._looked_at, 0.0)
+            weight = self._fade(ended)
+            self._spent += weight * busy * max(now - self._looked_at, 0.0)
         else:
             recent = [held for _, held in itertools.islice(reversed(samples), min(ended, _MEMORY))]
-            self._fade(len(recent))
-            self._spent += sum(recent)
+            weight = self._fade(len(recent))
+            self._spent += weight * sum(recent)
         self._looked_at, self._total, self._waited = now, total, waiting > 0
 
-    def _fade(self, ended: int) -> None:
-        """Let the past fade by so many ended leases, and count these."""
+    def _fade(self, ended: int) -> float:
+        """
+        Let the past fade by so many ended leases, and count these.
+
+        Returns:
+            What each second spent on them weighs, since the first of them have faded a little already.
+        """
+        if not ended:
+            return 1.0
         kept = self._keep**ended
+        count = (1 - kept) / (1 - self._keep)
         self._spent *= kept
-        self._ended = self._ended * kept + (1 - kept) / (1 - self._keep)
+        self._ended = self._ended * kept + count
+        return count / ended
 
     def hold(self, now: float, busy: int) -> float:
         """Estimate for how many seconds a connection is held. Where little has ended yet, what runs counts as if it ended now."""
@@ -103,7 +112,7 @@ class Admission:
     it would be the next to be served too late, and those who are served have waited little.
     """
 
-    __slots__ = ("_empty_at", "_fresh_until", "_gap", "max_wait", "pace", "predicted")
+    __slots__ = ("_empty_at", "_fresh_until", "_gap", "_tight", "max_wait", "pace", "predicted")
 
     def __init__(self, max_wait: float, limit: float) -> None:
         """
@@ -114,6 +123,7 @@ class Admission:
             limit: connections that the pool may have; infinity for any number.
         """
         self.max_wait = max_wait
+        self._tight = max_wait * _TIGHT
         self.pace = Pace(limit)
         self.predicted = 0.0
         """Seconds of wait that were predicted last."""
@@ -137,13 +147,15 @@ class Admission:
         """Tell how many seconds a request may be predicted to wait."""
         stands = now - self._empty_at > _STANDING * self.max_wait
         if level is Priority.SHEDDABLE:
-            return 0.0 if stands else self.max_wait * _TIGHT
-        return self.max_wait if level is Priority.CRITICAL or not stands else self.max_wait * _TIGHT
+            return 0.0 if stands else self._tight
+        return self.max_wait if level is Priority.CRITICAL or not stands else self._tight
 
     def fits(self, now: float, ahead: int, level: Priority) -> bool:
         """Tell whether a request with so many ahead of it may wait."""
-        self.predicted = (ahead + 1) * self._gap
-        return self.predicted <= self.budget(now, level)
+        self.predicted = predicted = (ahead + 1) * self._gap
+        if predicted <= self._tight and level is not Priority.SHEDDABLE:  # within any budget
+            return True
+        return predicted <= self.budget(now, level)
 
     @property
     def is_poor(self) -> bool:

@@ -128,6 +128,12 @@ class Gate:
         self._gap = gap = max(admission.pace.gap(now, slots.taken), longest / max(slots.taken, 1))
         return gap
 
+    def forget(self) -> None:
+        """Begin anew, in a forked child: who waited, and how fast connections came back, was the parent's."""
+        self._admission = Admission(self._admission.max_wait, self._slots.limit)
+        self._virtual, self._gap = (0, 0), None
+        self._told, self._told_at = 0, -math.inf
+
     def _look(self, now: float, waiting: int) -> None:
         ledger, admission = self._reporter.ledger, self._admission
         self._gap = None
@@ -144,10 +150,11 @@ class Gate:
 
     def _observe(self, now: float, level: Priority, waiting: int) -> None:
         """Count whom `fail_fast=True` would have turned away, with the queue as it would be then."""
+        queued, counted_at = self._virtual
         granted = self._reporter.ledger.granted
-        queue = max(self._virtual[0] - (granted - self._virtual[1]), 0)
-        queue = min(queue, waiting)
-        if self._admission.fits(now, min(queue, self._slots.waiters.ahead_of(level)), level):
+        queue = min(max(queued + counted_at - granted, 0), waiting)
+        ahead = min(queue, self._slots.waiters.ahead_of(level)) if level is Priority.CRITICAL else queue
+        if self._admission.fits(now, ahead, level):
             queue += 1
         else:
             self._reporter.ledger.would_reject += 1

@@ -105,9 +105,13 @@ class Supply:
             raise watch.refusal(waiter, asked_at)
         return waiter
 
+    def _end(self, asked_at: float) -> float:
+        """Tell until when the pool lets a request wait, connect and ping; a pool that lets nobody wait bounds no connect."""
+        return asked_at + self._patience if self._patience > 0 else math.inf
+
     def _overrun(self, asked_at: float) -> Reason:
         """Tell which of the deadlines of a request has passed first."""
-        return Reason.DEADLINE if due() < asked_at + self._patience else Reason.TIMEOUT
+        return Reason.DEADLINE if due() < self._end(asked_at) else Reason.TIMEOUT
 
     def _open(self, asked_at: float) -> GuardedRecord:
         """Open a connection in the slot that was reserved; a slot that stays empty is handed on as such."""
@@ -155,7 +159,7 @@ class Supply:
     def in_time(self, connect: Callable[[], _T], asked_at: float) -> _T:
         """Connect, but not beyond the deadline."""
         try:
-            end = min(asked_at + self._patience if self._patience > 0 else math.inf, due())
+            end = min(self._end(asked_at), due())
             with Deadline(end - self._pool._clock() if end < math.inf else math.inf):
                 return connect()
         except DeadlinePassed as passed:

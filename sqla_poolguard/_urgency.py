@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from contextvars import ContextVar
@@ -55,8 +54,10 @@ class deadline:  # noqa: N801 - used like a function
         self._tokens.append(_due.set(min(_due.get(), clock() + self._seconds)))
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(ValueError):  # an async generator that is closed in another context than it began in
+        try:  # noqa: SIM105 - for speed
             _due.reset(self._tokens.pop())
+        except ValueError:  # an async generator that is closed in another context than it began in
+            pass
 
 
 class priority:  # noqa: N801 - used like a function
@@ -89,8 +90,10 @@ class priority:  # noqa: N801 - used like a function
         self._tokens.append(_importance.set(self._level))
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(ValueError):
+        try:  # noqa: SIM105 - for speed
             _importance.reset(self._tokens.pop())
+        except ValueError:
+            pass
 
 
 def due() -> float:

@@ -159,6 +159,7 @@ class Watch:
         """Begin anew, in a forked child: books, timers and what was still to be told are the parent's."""
         self.ledger.forget()
         self.reporter.forget()
+        self.gate.forget()
         self._sweeper.forget()
         self._home, self._timed, self._trim_at = None, False, math.inf
 

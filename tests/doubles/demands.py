@@ -108,12 +108,17 @@ def goodput(outcome: Outcome) -> float:
 
 DEMANDS = (
     *(
-        Demand(f"goodput at {load:g}x, {shape}", steady(load, shape=shape), goodput, 0.97 if shape == "exponential" else 0.92)
+        Demand(
+            f"goodput at {load:g}x, {shape}",
+            steady(load, shape=shape, seconds=seconds, warmup=4.0),
+            goodput,
+            0.97 if shape == "exponential" else 0.92,
+        )
         for shape in SHAPES
-        for load in (1.2, 3.0, 5.0)
+        for load, seconds in ((1.2, 20.0), (3.0, 14.0), (5.0, 11.0))
     ),
     *(
-        Demand(f"goodput at 3x, patience {patience:g} s", steady(3.0, patience=patience), goodput, 0.95)
+        Demand(f"goodput at 3x, patience {patience:g} s", steady(3.0, patience=patience, seconds=12.0, warmup=4.0), goodput, 0.95)
         for patience in (0.25, 0.5, 2.0, 5.0)
     ),
     *(
@@ -124,24 +129,24 @@ DEMANDS = (
             0.95,
         )
         for hold, connections, seconds, warmup in (
-            (0.002, 10, 4.5, 3.0),
+            (0.002, 10, 3.0, 2.5),
             (0.05, 1, 60.0, 6.0),
             (0.05, 3, 40.0, 6.0),
-            (0.05, 50, 9.0, 4.0),
+            (0.05, 50, 6.0, 3.5),
             (0.5, 10, 80.0, 10.0),
             (2.0, 10, 250.0, 30.0),
         )
     ),
     Demand(
         "p99 of successes at 3x : unloaded",
-        steady(3.0),
+        steady(3.0, seconds=14.0, warmup=4.0),
         lambda outcome: outcome.latency(0.99),
         1.15,
         at_least=False,
         beside=unloaded,
         relative=True,
     ),
-    Demand("p99 time to a refusal at 3x : max_wait", steady(3.0), refused_after, 0.05, at_least=False),
+    Demand("p99 time to a refusal at 3x : max_wait", steady(3.0, seconds=12.0, warmup=4.0), refused_after, 0.05, at_least=False),
     Demand("p99 time to a refusal at 1.2x : max_wait", steady(1.2), refused_after, 0.15, at_least=False),
     *(
         Demand(f"longest wait, {name}", scene, Outcome.longest_wait, MAX_WAIT + 0.05, at_least=False, unit="s")
