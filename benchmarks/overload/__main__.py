@@ -24,7 +24,9 @@ from sqla_poolguard._ticker import ticker
 def main() -> None:
     """Play what was asked for, and print a table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overload", description=__doc__)
-    parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="play each scene with these; default: those of the tests")
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, metavar="N", help="play each scene with these; default: those of the tests"
+    )
     parser.add_argument("--only", default="", metavar="TEXT", help="play only what has this in its name")
     parser.add_argument("--stock", action="store_true", help="play it with the stock pool too")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
@@ -46,7 +48,9 @@ def main() -> None:
         missed = "" if demand.is_met(figures[0]) else " MISSED"
         seeds = " ".join(map(str, demand.seeds))
         print(f"| {demand.name} | {sign} {demand.bound:g} {demand.unit} | {shown}{missed} | {seeds} |", flush=True)
-        rows.append({"name": demand.name, "bound": demand.bound, "at_least": demand.at_least, "figures": figures, "seeds": demand.seeds})
+        rows.append(
+            {"name": demand.name, "bound": demand.bound, "at_least": demand.at_least, "figures": figures, "seeds": demand.seeds}
+        )
     print(f"\n{len(rows)} figures in {time.perf_counter() - began:.0f} s, in virtual time: the same again with the same seeds")
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1) + "\n")

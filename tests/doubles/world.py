@@ -101,15 +101,25 @@ class Outcome:
         return at is not None and start <= at - self.began < end
 
     def goodput(self, span: tuple[float, float] | None = None) -> float:
-        """Answers in time, as a share of what the connections can do."""
+        """
+        Give the answers in time, as a share of what the connections can do.
+
+        Over the whole run, that is measured by the holds that were drawn, so that the figure tells of the pool and not of the dice;
+        for an event, by the mean hold.
+        """
         start, end = span or (self.scene.warmup, self.scene.seconds)
         served = sum(self._within(request.served, span) for request in self.requests)
-        return served * self.scene.hold / self.scene.connections / (end - start)
+        hold = self.scene.hold
+        if span is None:
+            drawn = [one.request.work for one in self.attempts if self._within(one.granted, None)]
+            hold = sum(drawn) / max(len(drawn), 1)
+        return served * hold / self.scene.connections / (end - start)
 
     def latency(self, share: float) -> float:
         """Give a quantile of the seconds that answers in time took, per attempt."""
         return quantile(
-            [one.answered - one.at for one in self.attempts if one.answered and not one.gone and self._within(one.at, None)], share
+            [one.answered - one.at for one in self.attempts if one.answered and not one.gone and self._within(one.at, None)],
+            share,
         )
 
     def time_to_refusal(self, share: float, span: tuple[float, float] | None = None) -> float:
@@ -158,7 +168,7 @@ def drawer(shape: str, hold: float, rnd: random.Random) -> Callable[[], float]:
     if shape == "exponential":
         return lambda: rnd.expovariate(1 / hold)
     if shape == "lognormal":
-        return lambda: hold * rnd.lognormvariate(-1.5**2 / 2, 1.5)
+        return lambda: hold * rnd.lognormvariate(-(1.5**2) / 2, 1.5)
     return lambda: hold * (0.4 * rnd.uniform(0.5, 1.5) if rnd.random() < 0.95 else 12.4 * rnd.uniform(0.7, 1.3))
 
 

@@ -31,7 +31,9 @@ def test_a_world_is_the_same_again():
 def test_observing_refuses_nobody():
     """`fail_fast="observe"` counts about as many as it would have to turn away at 1.2x and 2x, and turns nobody away."""
     for load in (1.2, 2.0):
-        outcome = play(Scene(load=((0.0, load),), seconds=20.0, warmup=0.0, patience=60.0, retries=0), fail_fast="observe", max_wait=1.0)
+        outcome = play(
+            Scene(load=((0.0, load),), seconds=20.0, warmup=0.0, patience=60.0, retries=0), fail_fast="observe", max_wait=1.0
+        )
         assert outcome.refused() == 0
         share = outcome.would_reject / len(outcome.attempts)
         assert 0.5 * (1 - 1 / load) < share < 1.2 * (1 - 1 / load)

@@ -93,12 +93,12 @@ async def test_deadline_that_has_passed_refuses_only_who_would_have_to_wait():
     assert rejected(db) == {"deadline": 1}
 
 
-@pytest.mark.parametrize("timeout", [3, 0, None])
+@pytest.mark.parametrize("pool_timeout", [3, 0, None])
 @pytest.mark.parametrize("step", ["connect", "ping"])
-async def test_it_bounds_connect_and_ping(step, timeout):
+async def test_it_bounds_connect_and_ping(step, pool_timeout):
     """Opening and pinging end with the deadline, whatever `pool_timeout` says; no slot is lost."""
     driver = FakeDriver()
-    db = engine(driver, pool_size=1, max_overflow=0, pool_timeout=timeout, pool_pre_ping=True)
+    db = engine(driver, pool_size=1, max_overflow=0, pool_timeout=pool_timeout, pool_pre_ping=True)
     if step == "ping":
         async with db.connect():
             pass
