@@ -26,10 +26,12 @@ if TYPE_CHECKING:
     from sqla_poolguard._guard import Guard
     from sqla_poolguard._holds import allow_hold
     from sqla_poolguard._observer import Observer
+    from sqla_poolguard._overload import Overload, Priority
     from sqla_poolguard._pool import GuardedPool
     from sqla_poolguard._reclaim import ConnectionReclaimedError
     from sqla_poolguard._release import release
     from sqla_poolguard._snapshot import snapshot
+    from sqla_poolguard._urgency import deadline, priority
     from sqla_poolguard.errors import CheckoutError, CheckoutRejected, CheckoutTimeout
 
 __all__ = [
@@ -49,7 +51,9 @@ __all__ = [
     "HolderState",
     "Observer",
     "Opened",
+    "Overload",
     "PoolSnapshot",
+    "Priority",
     "Reason",
     "Rejection",
     "Site",
@@ -58,19 +62,34 @@ __all__ = [
     "Wait",
     "Waste",
     "allow_hold",
+    "deadline",
+    "priority",
     "release",
     "snapshot",
 ]
 
 _HOMES: Final = {
-    "_facts": ("Checkout", "Ending", "Holder", "HolderState", "Opened", "PoolSnapshot", "Reason", "Rejection", "Site", "Wait"),
+    "_facts": (
+        "Checkout",
+        "Ending",
+        "Holder",
+        "HolderState",
+        "Opened",
+        "PoolSnapshot",
+        "Reason",
+        "Rejection",
+        "Site",
+        "Wait",
+    ),
     "_finding": ("Cause", "Declaration", "Finding", "FindingKind", "SlowStatement", "Verdict", "Waste"),
     "_guard": ("Guard",),
     "_holds": ("allow_hold",),
     "_observer": ("Observer",),
+    "_overload": ("Overload", "Priority"),
     "_pool": ("GuardedPool",),
     "_reclaim": ("ConnectionReclaimedError",),
     "_release": ("release",),
+    "_urgency": ("deadline", "priority"),
     "_snapshot": ("snapshot",),
     "errors": ("CheckoutError", "CheckoutRejected", "CheckoutTimeout"),
 }

@@ -50,6 +50,10 @@ class Reason(enum.StrEnum):
 
     TIMEOUT = "timeout"
     """The deadline passed while it waited, connected or pinged."""
+    DEADLINE = "deadline"
+    """The caller's own deadline passed, set by `deadline()`."""
+    REJECTED = "rejected"
+    """It could not have been served in time (`fail_fast=True`): refused at once, or turned away later for one that came after."""
     QUEUE_FULL = "queue_full"
     """`max_waiting` others were waiting already."""
     DEADLOCK = "deadlock"
@@ -228,6 +232,8 @@ class PoolSnapshot:
     """Total of the checkouts that got a connection."""
     opened: int = 0
     """Total of the physical connections opened."""
+    would_reject: int = 0
+    """Total of the requests that `fail_fast=True` would have turned away, while it is "observe"."""
     rejected: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}), hash=False)
     """Total of refused requests by reason (`Reason` values)."""
     ended: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}), hash=False)

@@ -62,6 +62,20 @@ class Guard:
     statement_text: bool = False
     """Show the text of a slow statement, without its parameters."""
 
+    fail_fast: bool | Literal["observe"] = "observe"
+    """
+    Turn away at once whom the pool could not serve within `max_wait`, by the holds that it measures.
+
+    True does; "observe" only counts whom it would have turned away (`snapshot().would_reject`); False is off.
+    """
+
+    max_wait: float | None = None
+    """
+    Seconds that anybody may wait, and the burst that is absorbed, with `fail_fast`.
+
+    None means one second, or `pool_timeout` where that is less.
+    """
+
     max_waiting: int | None = None
     """Requests that may wait at one time; the next one gets `CheckoutRejected`; None means no limit."""
 
@@ -192,6 +206,15 @@ def _choice(*allowed: str) -> Callable[[str, object], object]:
     return check
 
 
+def _fail_fast(option: str, value: object) -> bool | str:
+    if isinstance(value, str) and value.strip().lower() == "observe":
+        return "observe"
+    try:
+        return _switch(option, value)
+    except ValueError:
+        raise _refuse(option, value, "True, False or 'observe'") from None
+
+
 def _switch(option: str, value: object) -> bool:
     if isinstance(value, str):
         if value.strip().lower() in _TRUE:
@@ -221,6 +244,8 @@ _CHECKS: Final[dict[str, Callable[[str, object], object]]] = {
     "reclaim": _choice("never", "orphaned"),
     "slow_statement": _seconds,
     "statement_text": _switch,
+    "fail_fast": _fail_fast,
+    "max_wait": _seconds,
     "max_waiting": _count,
     "overflow_linger": _span,
     "ping_after": _seconds,

@@ -16,15 +16,20 @@ if TYPE_CHECKING:
     from sqla_poolguard._slots import Slots
     from sqla_poolguard._waiters import Waiter
 
-__all__ = ["Expired", "Handover", "Stuck"]
+__all__ = ["Evicted", "Expired", "Handover", "Stuck"]
 
 _EXPIRED: Final = object()
+_EVICTED: Final = object()
 
 _await: Final[Callable[[Any], Any]] = getattr(concurrency, "await_", concurrency.await_only)
 
 
 class Expired(Exception):  # noqa: N818 - a signal between rooms of the shell, never seen by a caller
     """The waiter's deadline has passed."""
+
+
+class Evicted(Exception):  # noqa: N818 - likewise
+    """The waiter was turned away for one that came later."""
 
 
 class Stuck(Exception):  # noqa: N818 - likewise
@@ -52,9 +57,11 @@ class Handover:
 
         Raises:
             Expired: the waiter's deadline passed.
+            Evicted: it was turned away.
+            Stuck: it would have waited for ever.
         """
         slots, future = self._slots, waiter.future
-        slots.waiters.append(waiter)
+        slots.enqueue(waiter)
         try:
             if (
                 slots.idle or slots.taken < slots.limit
@@ -73,6 +80,8 @@ class Handover:
             raise
         if given is _EXPIRED:
             raise Expired
+        if given is _EVICTED:
+            raise Evicted
         if isinstance(given, Stuck):
             raise given
         return given  # type: ignore[no-any-return]
@@ -81,6 +90,10 @@ class Handover:
         """Turn away every waiter whose deadline has passed."""
         for waiter in self._slots.expired(now):
             self._deliver(waiter, _EXPIRED)
+
+    def evict(self, waiter: Waiter) -> None:
+        """Turn a waiter away that was taken out of the queue."""
+        self._deliver(waiter, _EVICTED)
 
     def refuse(self, waiter: Waiter, proof: tuple[str, ...]) -> None:
         """Turn a waiter away that would wait for ever."""
@@ -95,7 +108,7 @@ class Handover:
             return
         # first in, then a look at who waits: who comes to wait does it the other way round, so that one sees the other
         slots.idle.append(record)
-        if slots.waiters.queue or len(slots.idle) > slots.keep:
+        if slots.waiters.queued or len(slots.idle) > slots.keep:
             self.settle()
 
     def free(self, record: GuardedRecord | None) -> None:
@@ -133,7 +146,7 @@ class Handover:
 
     def _hand_out(self) -> None:
         slots = self._slots
-        while slots.waiters.queue and (slots.idle or slots.taken < slots.limit):  # a glance that saves most matches
+        while slots.waiters.queued and (slots.idle or slots.taken < slots.limit):  # a glance that saves most matches
             pair = slots.match()
             if pair is None:
                 return
@@ -175,4 +188,4 @@ class Handover:
 
 def _is_given(given: Any) -> bool:
     """Tell whether a waiter was given something, and not turned away."""
-    return given is not _EXPIRED and not isinstance(given, Stuck)
+    return given is not _EXPIRED and given is not _EVICTED and not isinstance(given, Stuck)

@@ -72,6 +72,8 @@ class Ledger:
         self.granted = 0
         self.rejected = dict.fromkeys(Reason, 0)
         self.ended = dict.fromkeys(Ending, 0)
+        self.would_reject = 0
+        """Requests that `fail_fast=True` would have turned away."""
         self.opened = 0
         """Physical connections opened."""
         self.closed = 0
@@ -149,7 +151,7 @@ class Ledger:
 
     def forget(self) -> None:
         """Begin anew, in a forked child: what was written here is the parent's."""
-        self.requested = self.waiting = self.granted = self.opened = self.closed = self.departed = 0
+        self.requested = self.waiting = self.granted = self.would_reject = self.opened = self.closed = self.departed = 0
         self.rejected = dict.fromkeys(Reason, 0)
         self.ended = dict.fromkeys(Ending, 0)
         self.samples.clear()

@@ -11,6 +11,7 @@ from sqla_poolguard._observer import Observer
 if TYPE_CHECKING:
     from sqla_poolguard._facts import Checkout, Holder, Site
     from sqla_poolguard._finding import Finding, SlowStatement
+    from sqla_poolguard._overload import Overload
 
 __all__ = ["LogObserver"]
 
@@ -44,6 +45,20 @@ class LogObserver(Observer):
             _who(holder.site, holder.task),
             _stack(holder.stack),
             extra={"poolguard": holder},
+        )
+
+    def overloaded(self, overload: Overload) -> None:
+        """Warn that requests are turned away, or would be."""
+        _log.warning(
+            "pool %r: %s %d %s%s: a wait of %.2f s was predicted, max_wait is %.2f s",
+            overload.pool,
+            "turned away" if overload.acted else "fail_fast=True would have turned away",
+            overload.count,
+            "request" if overload.count == 1 else "requests",
+            f" in the last {overload.seconds:.0f} s" if overload.seconds else "",
+            overload.predicted,
+            overload.max_wait,
+            extra={"poolguard": overload},
         )
 
     def found(self, finding: Finding) -> None:

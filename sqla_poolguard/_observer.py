@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sqla_poolguard._facts import Checkout, Holder, Opened, Rejection, Wait
     from sqla_poolguard._finding import Finding, SlowStatement
+    from sqla_poolguard._overload import Overload
 
 __all__ = ["Observer"]
 
@@ -41,6 +42,9 @@ class Observer:
 
     def rejected(self, rejection: Rejection) -> None:
         """A checkout got no connection."""
+
+    def overloaded(self, overload: Overload) -> None:
+        """Requests are turned away to keep the queue short, or would be (`fail_fast`); said once a minute."""
 
     def opened(self, opened: Opened) -> None:
         """A physical connection was opened."""

@@ -31,6 +31,7 @@ class Observers:
         "leaked",
         "opened",
         "overdue",
+        "overloaded",
         "rejected",
         "returned",
         "slow",
@@ -46,6 +47,7 @@ class Observers:
         """Seconds from which at least one of them wants to hear of a wait."""
         self.rejected = _bound(everyone, "rejected")
         self.opened = _bound(everyone, "opened")
+        self.overloaded = _bound(everyone, "overloaded")
         self.overdue = _bound(everyone, "overdue")
         self.found = _bound(everyone, "found")
         self.returned = _bound(everyone, "returned")

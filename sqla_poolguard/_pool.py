@@ -135,7 +135,9 @@ class GuardedPool(Figures):
         self._ledger.open_pool(self._slots)
         below = type(self).__mro__[: type(self).__mro__.index(GuardedPool)]
         self._who = capture(self._guard.capture, sum("connect" in vars(cls) for cls in below))
-        self._watch: Watch = Watch(self._guard, self._slots, self._handover, reporter, self._clock)
+        self._watch: Watch = Watch(
+            self._guard, self._slots, self._handover, reporter, self._clock, math.inf if timeout is None else timeout
+        )
         self._supply: Supply = Supply(self)
         guard_against_fork(self)
 
@@ -241,7 +243,7 @@ class GuardedPool(Figures):
                 self._handover.free(record)
             else:  # as `Handover.give_back`, without the call
                 slots.idle.append(record)
-                if slots.waiters.queue or len(slots.idle) > slots.keep:
+                if slots.waiters.queued or len(slots.idle) > slots.keep:
                     self._handover.settle()
 
     def _close_connection(self, connection: DBAPIConnection, *, terminate: bool = False) -> None:

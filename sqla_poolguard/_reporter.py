@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 from asyncio.events import _get_running_loop
 from collections import deque
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from sqla_poolguard._callsite import site_of, stack_of, task_name
 from sqla_poolguard._facts import Checkout, Holder, PoolSnapshot, Reason, Rejection, Wait
@@ -36,7 +34,7 @@ __all__ = ["Reporter"]
 
 _WAITERS_SHOWN = 100
 _LOOK_SHARED = 0.05
-_HOLDS_WEIGHED = 64
+_SHED: Final = frozenset({Reason.REJECTED, Reason.QUEUE_FULL})
 
 Listeners = tuple["Callable[[Any], None]", ...]
 
@@ -52,7 +50,6 @@ class Reporter:
         self._late: deque[tuple[Listeners, object]] = deque()
         self._retry = RetryLine()
         self._last_look: tuple[float, tuple[int, int], PoolSnapshot, Verdict | None] | None = None
-        self._hold = 0.0
 
     def holder(self, lease: Lease, now: float) -> Holder:
         """Describe a lease that is out."""
@@ -223,6 +220,7 @@ class Reporter:
             requested=ledger.requested,
             granted=ledger.granted,
             opened=ledger.opened,
+            would_reject=ledger.would_reject,
             rejected=MappingProxyType({str(reason): count for reason, count in ledger.rejected.items()}),
             ended=MappingProxyType({str(ending): count for ending, count in ledger.ended.items()}),
             findings=self.findings.listed(),
@@ -231,35 +229,44 @@ class Reporter:
         )
 
     def refusal(
-        self, reason: Reason, waited: float, slots: Slots[Any], now: float, sampler: Sampler, proof: tuple[str, ...] = ()
+        self,
+        reason: Reason,
+        waited: float,
+        slots: Slots[Any],
+        now: float,
+        sampler: Sampler,
+        gap: float,
+        proof: tuple[str, ...] = (),
     ) -> CheckoutError:
-        """Make the error for a request that gets no connection; a crowd that is refused together shares one snapshot, while nobody gets or gives back."""
+        """
+        Make the error for a request that gets no connection.
+
+        A crowd that is refused together shares one snapshot, while nobody gets or gives back; one that is shed, in any case.
+
+        Args:
+            reason: why it gets none.
+            waited: seconds it has waited.
+            slots: those of the current generation.
+            now: seconds on the pool's clock.
+            sampler: tells what the holders do.
+            gap: seconds between two connections coming back.
+            proof: why it would have waited for ever.
+        """
         last, moves = self._last_look, (self.ledger.granted, sum(self.ledger.ended.values()))
+        if reason in _SHED and last is not None:
+            moves = last[1]
         if last is None or last[1] != moves or not 0 <= now - last[0] < _LOOK_SHARED:
             blocked, late = sampler.look_now(_get_running_loop(), asks=True)
             snapshot = self.snapshot(slots, now, but=1)
             last = self._last_look = (now, moves, snapshot, judge(snapshot, blocked, late))
         verdict = deadlocked(proof) if proof else last[3]
-        retry_after = self._retry.next_turn(now, len(slots.waiters.queue), self._gap(slots, now))
-        kind = CheckoutRejected if reason is Reason.QUEUE_FULL else CheckoutTimeout
+        retry_after = self._retry.next_turn(now, slots.waiters.about, gap)
+        kind = CheckoutRejected if reason in _SHED else CheckoutTimeout
         return kind(reason=reason, waited=waited, retry_after=retry_after, snapshot=last[2], verdict=verdict)
 
     def rejection(self, reason: Reason, waited: float, place: Any, task: str | None, error: BaseException) -> Rejection:
         """Describe a request that got nothing."""
         return Rejection(self.name, site_of(place), task, waited, reason, error)
-
-    def _gap(self, slots: Slots[Any], now: float) -> float:
-        """
-        Estimate the seconds between two connections coming back while all are out.
-
-        It is the mean of the last holds, or of the current ones where those are longer already, over the pool's limit.
-        """
-        with contextlib.suppress(RuntimeError):  # a lease ended meanwhile, in another thread or by the garbage collector
-            recent = [held for _, held in itertools.islice(reversed(self.ledger.samples), _HOLDS_WEIGHED)]
-            self._hold = sum(recent) / len(recent) if recent else self._hold
-        current = [now - lease.granted_at for lease in slots.leases() if lease.granted_at is not None]
-        typical = max(self._hold, sum(current) / len(current) if current else 0.0)
-        return typical / max(slots.taken, 1)
 
 
 def _streak_of(lease: Lease) -> Streak | None:

@@ -139,7 +139,7 @@ class Sampler:
             if record.lease.granted_at is not None:
                 self._quietly(functools.partial(self._sample_one, record, around, beat, blocked), None)
         if (
-            self.slots.waiters.queue
+            self.slots.waiters.queued
             and len(out) == self.slots.taken
             and (proof := find_deadlock(self, _samplers(beat), beat.loop))
         ):
@@ -148,7 +148,7 @@ class Sampler:
 
     def _is_busy(self) -> bool:
         """Tell whether a connection is out, or being opened, or waited for."""
-        return self.slots.taken > len(self.slots.idle) or bool(self.slots.waiters.queue)
+        return self.slots.taken > len(self.slots.idle) or bool(self.slots.waiters.queued)
 
     def _sample_one(self, record: GuardedRecord, around: Surroundings, beat: Beat, blocked: Blocked | None) -> None:
         streak = streak_of(record)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sqla_poolguard._ledger import Lease
+    from sqla_poolguard._overload import Priority
     from sqla_poolguard._waiters import Waiter
 
 __all__ = ["Slots"]
@@ -125,7 +126,7 @@ class Slots(Generic[R]):
         """
         with self._lock:
             idle, waiters = self.idle, self.waiters
-            while waiters.queue and (idle or self.taken < self.limit):
+            while waiters.queued and (idle or self.taken < self.limit):
                 waiter = waiters.pop()
                 if waiter is None:
                     return None
@@ -153,6 +154,22 @@ class Slots(Generic[R]):
         """Take out a waiter that is to be turned away; False if it waits no more."""
         with self._lock:
             return not waiter.future.done() and self.waiters.remove(waiter)
+
+    def enqueue(self, waiter: Waiter) -> None:
+        """Put a waiter into the queue; to be followed by a look at what is free."""
+        if self.waiters.is_early(waiter):
+            with self._lock:
+                self.waiters.append(waiter)
+        else:
+            self.waiters.append(waiter)
+
+    def evict(self, least: Priority) -> Waiter | None:
+        """Take out the waiter that is to be turned away first, at most as important as `least`; None if there is none."""
+        with self._lock:
+            while (waiter := self.waiters.oldest(least)) is not None:
+                if self.waiters.remove(waiter):
+                    return waiter
+        return None
 
     def gave_up(self, waiter: Waiter) -> None:
         """Note that a waiter left by itself; to be followed by a match."""

@@ -11,8 +11,9 @@ import sqlalchemy.exc
 
 from sqla_poolguard._deadline import Deadline, DeadlinePassed
 from sqla_poolguard._facts import Reason
-from sqla_poolguard._handover import Expired, Stuck
+from sqla_poolguard._handover import Evicted, Expired, Stuck
 from sqla_poolguard._ping import ping
+from sqla_poolguard._urgency import due
 from sqla_poolguard.errors import CheckoutError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Supply:
 
     def __init__(self, pool: GuardedPool) -> None:
         self._pool = pool
-        self._patience = math.inf if pool._timeout is None else pool._timeout
+        self._patience = pool._watch.gate.patience
 
     def get(self, asked_at: float, place: Place | None = None) -> GuardedRecord:
         """
@@ -73,7 +74,9 @@ class Supply:
             try:
                 given = pool._handover.wait(waiter)
             except Expired:
-                raise pool._watch.refusal(Reason.TIMEOUT, asked_at) from None
+                raise pool._watch.refusal(self._overrun(asked_at), asked_at) from None
+            except Evicted:
+                raise pool._watch.refusal(Reason.REJECTED, asked_at) from None
             except Stuck as stuck:
                 raise pool._watch.refusal(Reason.DEADLOCK, asked_at, stuck.args) from None
             delay = (pool._clock() - asked_at, waiter.ahead)
@@ -90,14 +93,25 @@ class Supply:
         pool, watch = self._pool, self._pool._watch
         if self._patience <= 0:
             raise watch.refusal(Reason.TIMEOUT, asked_at)
-        most = pool._guard.max_waiting
-        if most is not None and len(pool._slots.waiters.queue) >= most and len(pool._slots.waiters) >= most:
-            raise watch.refusal(Reason.QUEUE_FULL, asked_at)
         loop = _get_running_loop()
         if loop is None:
             msg = "the pool is exhausted, and no event loop is running in which to wait for a connection"
             raise sqlalchemy.exc.MissingGreenlet(msg)
-        return watch.waiter(loop, asked_at, self._patience, place or pool._who(1))
+        deadline = min(asked_at + self._patience, due())
+        if deadline <= asked_at:
+            raise watch.refusal(Reason.DEADLINE, asked_at)
+        waiter = watch.waiter(loop, asked_at, deadline, place or pool._who(1))
+        if isinstance(waiter, Reason):
+            raise watch.refusal(waiter, asked_at)
+        return waiter
+
+    def _end(self, asked_at: float) -> float:
+        """Tell until when the pool lets a request wait, connect and ping; a pool that lets nobody wait bounds no connect."""
+        return asked_at + self._patience if self._patience > 0 else math.inf
+
+    def _overrun(self, asked_at: float) -> Reason:
+        """Tell which of the deadlines of a request has passed first."""
+        return Reason.DEADLINE if due() < self._end(asked_at) else Reason.TIMEOUT
 
     def _open(self, asked_at: float) -> GuardedRecord:
         """Open a connection in the slot that was reserved; a slot that stays empty is handed on as such."""
@@ -148,9 +162,10 @@ class Supply:
     def in_time(self, connect: Callable[[], _T], asked_at: float) -> _T:
         """Connect, but not beyond the deadline."""
         try:
-            with Deadline(asked_at + self._patience - self._pool._clock() if self._patience > 0 else math.inf):
+            end = min(self._end(asked_at), due())
+            with Deadline(end - self._pool._clock() if end < math.inf else math.inf):
                 return connect()
         except DeadlinePassed as passed:
             if isinstance(passed.__cause__, CheckoutError):  # a deadline within this one has said so already
                 raise passed.__cause__ from passed.__cause__.__cause__
-            raise self._pool._watch.refusal(Reason.TIMEOUT, asked_at) from passed.__cause__
+            raise self._pool._watch.refusal(self._overrun(asked_at), asked_at) from passed.__cause__

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import math
 from collections import deque
 from typing import TYPE_CHECKING, Any
+
+from sqla_poolguard._overload import Priority
 
 if TYPE_CHECKING:
     import weakref
@@ -15,12 +19,13 @@ if TYPE_CHECKING:
 __all__ = ["Waiter", "Waiters"]
 
 _PURGE_ABOVE = 32
+_NORMAL = Priority.NORMAL
 
 
 class Waiter:
     """One caller in the queue."""
 
-    __slots__ = ("ahead", "deadline", "future", "gone", "place", "queued", "since", "task")
+    __slots__ = ("ahead", "deadline", "future", "gone", "level", "place", "queued", "since", "task")
 
     def __init__(
         self,
@@ -29,6 +34,7 @@ class Waiter:
         deadline: float,
         task: weakref.ref[Task[Any]] | None = None,
         place: Place | None = None,
+        level: Priority = _NORMAL,
     ) -> None:
         self.future = future
         """Done when the wait is over, one way or another."""
@@ -38,61 +44,82 @@ class Waiter:
         """Until when it may wait, on the pool's clock; infinity for ever."""
         self.task = task
         self.place = place
+        self.level = level
         self.ahead = 0
         """How many waited when it came."""
         self.queued = False
-        """Whether it is in the queue, dead or alive."""
+        """Whether it is in its line, dead or alive."""
         self.gone = False
         """Whether it is counted as dead there."""
 
 
 class Waiters:
     """
-    Waiters in the order in which they came.
+    Waiters in three lines, one for each priority; in each the order is that in which they came.
 
-    Deadlines never decrease along the queue (all waiters of a pool wait equally long),
-    so that one timer, set for the first, serves all.
+    Most deadlines never decrease along a line, since all waiters of a pool may wait equally long:
+    the first of each line, and a heap of the exceptions, tell what is due next.
     A waiter that gave up stays where it is, done, until it is passed over or swept out.
     """
 
-    __slots__ = ("_gone", "queue")
+    __slots__ = ("_early", "_gone", "_latest", "_numbers", "lines", "queued")
 
     def __init__(self) -> None:
-        self.queue: deque[Waiter] = deque()
-        """Live and dead ones; empty means that nobody waits (tested on the hot path)."""
+        self.lines: tuple[deque[Waiter], ...] = tuple(deque() for _ in Priority)
+        """Live and dead ones, the most important line first."""
+        self.queued: deque[None] = deque()
+        """A token for each of them; empty means that nobody waits (tested on the hot path). A deque, for its steps cannot be interrupted."""
         self._gone = 0
+        self._early: list[tuple[float, int, Waiter]] = []
+        """(deadline, number, waiter) of those that may be due before one that came earlier: a heap."""
+        self._latest = -math.inf
+        self._numbers = itertools.count()
 
     def __len__(self) -> int:
-        return sum(not waiter.future.done() for waiter in self.queue.copy())
+        return sum(not waiter.future.done() for line in self.lines for waiter in line.copy())
 
     def __repr__(self) -> str:
-        return f"<Waiters {len(self)} live, {len(self.queue)} queued>"
+        return f"<Waiters {len(self)} live, {len(self.queued)} queued>"
+
+    @property
+    def about(self) -> int:
+        """How many wait, without those that are known to be dead; without looking at each."""
+        return max(len(self.queued) - self._gone, 0)
+
+    def is_early(self, waiter: Waiter) -> bool:
+        """Tell whether a waiter may be due before one that came earlier."""
+        return waiter.deadline < self._latest
 
     def append(self, waiter: Waiter) -> None:
-        """Put a waiter at the end."""
-        ahead = len(self.queue) - self._gone
-        waiter.ahead = max(0, ahead)
+        """Put a waiter at the end of its line; one that is early, under the lock of the slots."""
+        waiter.ahead = self.about
         waiter.queued = True
-        self.queue.append(waiter)
+        if self.is_early(waiter):
+            heapq.heappush(self._early, (waiter.deadline, next(self._numbers), waiter))
+        else:
+            self._latest = waiter.deadline
+        # the line first: whoever sees the token finds the waiter
+        self.lines[waiter.level].append(waiter)
+        self.queued.append(None)
 
     def pop(self) -> Waiter | None:
         """Take the first live waiter out of the queue."""
-        while self.queue:
-            try:
-                waiter = self.queue.popleft()
-            except IndexError:  # another thread took it
-                return None
-            waiter.queued = False
-            if waiter.gone:
+        for line in self.lines:
+            while line:
+                try:
+                    waiter = line.popleft()
+                except IndexError:  # another thread took it
+                    break
                 self._out(waiter)
-            if not waiter.future.done():
-                return waiter
+                if not waiter.future.done():
+                    return waiter
         return None
 
     def put_back(self, waiter: Waiter) -> None:
-        """Put a waiter that was popped in vain back to the front."""
+        """Put a waiter that was popped in vain back to the front of its line."""
         waiter.queued = True
-        self.queue.appendleft(waiter)
+        self.lines[waiter.level].appendleft(waiter)
+        self.queued.append(None)
 
     def gave_up(self, waiter: Waiter) -> None:
         """
@@ -104,43 +131,72 @@ class Waiters:
             return
         waiter.gone = True
         self._gone += 1
-        if self._gone > _PURGE_ABOVE and self._gone * 2 > len(self.queue):
-            for _ in range(len(self.queue)):
-                try:
-                    first = self.queue.popleft()
-                except IndexError:  # another thread took it
-                    return
-                if first.future.done():
-                    self._out(first)
-                else:
-                    self.queue.append(first)
+        if self._gone > _PURGE_ABOVE and self._gone * 2 > len(self.queued):
+            for line in self.lines:
+                self._sweep(line)
+            self._early = [entry for entry in self._early if entry[2].queued]
+            heapq.heapify(self._early)
 
-    def first(self) -> Waiter | None:
-        """Look at the first live waiter, and drop the dead ones before it."""
-        while self.queue:
-            waiter = self.queue[0]
+    def _sweep(self, line: deque[Waiter]) -> None:
+        for _ in range(len(line)):
+            try:
+                first = line.popleft()
+            except IndexError:  # another thread took it
+                return
+            if first.future.done():
+                self._out(first)
+            else:
+                line.append(first)
+
+    def first(self, line: deque[Waiter]) -> Waiter | None:
+        """Look at the first live waiter of a line, and drop the dead ones before it."""
+        while line:
+            try:
+                waiter = line[0]
+            except IndexError:  # another thread took it
+                return None
             if not waiter.future.done():
                 return waiter
             self.remove(waiter)
         return None
 
+    def oldest(self, least: Priority) -> Waiter | None:
+        """Give the one to turn away first: the oldest of the least important, at most as important as `least`; None if there is none."""
+        for line in reversed(self.lines[least:]):
+            waiter = self.first(line)
+            if waiter is not None:
+                return waiter
+        return None
+
+    def ahead_of(self, level: Priority) -> int:
+        """How many would be served before one that came now, without looking at each."""
+        return len(self.lines[0]) if level is Priority.CRITICAL else self.about
+
     def expired(self, now: float) -> list[Waiter]:
-        """Take out every live waiter whose deadline has passed, the oldest first."""
+        """Take out every live waiter whose deadline has passed, the oldest of each line first."""
         out = []
-        while (waiter := self.first()) is not None and waiter.deadline <= now:
-            if self.remove(waiter):
+        for line in self.lines:
+            while (waiter := self.first(line)) is not None and waiter.deadline <= now:
+                if self.remove(waiter):
+                    out.append(waiter)
+        while self._early and self._early[0][0] <= now:
+            waiter = heapq.heappop(self._early)[2]
+            if waiter.queued and not waiter.future.done() and self.remove(waiter):
                 out.append(waiter)
         return out
 
     def next_deadline(self) -> float:
         """When the first live waiter's deadline passes; infinity if nobody waits."""
-        waiter = self.first()
-        return math.inf if waiter is None else waiter.deadline
+        early = self._early
+        while early and not (early[0][2].queued and not early[0][2].future.done()):
+            heapq.heappop(early)
+        firsts = [first.deadline for line in self.lines if (first := self.first(line)) is not None]
+        return min([*firsts, *(entry[0] for entry in early[:1])], default=math.inf)
 
     def remove(self, waiter: Waiter) -> bool:
         """Take a waiter out; False if the garbage collector, or another thread, has just handed it something."""
         try:
-            self.queue.remove(waiter)
+            self.lines[waiter.level].remove(waiter)
         except ValueError:
             return False
         self._out(waiter)
@@ -148,14 +204,18 @@ class Waiters:
 
     def _out(self, waiter: Waiter) -> None:
         waiter.queued = False
+        try:  # noqa: SIM105 - for speed
+            self.queued.popleft()
+        except IndexError:  # another thread is just putting one in: the waiter is there, its token not yet
+            pass
         if waiter.gone:
             waiter.gone = False
             self._gone -= 1
 
     def live(self, most: int) -> list[Waiter]:
-        """Look at the first live waiters, at most so many."""
+        """Look at the first live waiters, in the order in which they will be served, at most so many."""
         out: list[Waiter] = []
-        for waiter in self.queue.copy():
+        for waiter in itertools.chain.from_iterable(line.copy() for line in self.lines):
             if len(out) >= most:
                 break
             if not waiter.future.done():

@@ -14,6 +14,7 @@ from sqlalchemy.util.concurrency import greenlet_spawn
 from sqla_poolguard._callsite import this_task
 from sqla_poolguard._facts import Ending, Opened, Reason
 from sqla_poolguard._finding import FindingKind
+from sqla_poolguard._gate import Gate
 from sqla_poolguard._sampler import Sampler
 from sqla_poolguard._sweeper import Sweeper
 from sqla_poolguard._waiters import Waiter
@@ -42,7 +43,13 @@ class Watch:
     """The eyes of one pool, and its one timer."""
 
     def __init__(
-        self, guard: Guard, slots: Slots[GuardedRecord], handover: Handover, reporter: Reporter, clock: Callable[[], float]
+        self,
+        guard: Guard,
+        slots: Slots[GuardedRecord],
+        handover: Handover,
+        reporter: Reporter,
+        clock: Callable[[], float],
+        patience: float,
     ) -> None:
         self.reporter = reporter
         self.ledger = reporter.ledger
@@ -50,6 +57,7 @@ class Watch:
         self._slots = slots
         self._handover = handover
         self._clock = clock
+        self.gate = Gate(guard, slots, handover, reporter, patience)
         self._hold_warning = math.inf if guard.hold_warning is None else guard.hold_warning
         self._linger = guard.overflow_linger
         self._trim_at = math.inf
@@ -129,7 +137,7 @@ class Watch:
     def refusal(self, reason: Reason, asked_at: float, proof: tuple[str, ...] = ()) -> CheckoutError:
         """Make the error for a request that gets no connection."""
         now = self._clock()
-        return self.reporter.refusal(reason, now - asked_at, self._slots, now, self.sampler, proof)
+        return self.reporter.refusal(reason, now - asked_at, self._slots, now, self.sampler, self.gate.gap(now), proof)
 
     def opened(self, seconds: float) -> None:
         """Note a physical connection."""
@@ -137,17 +145,21 @@ class Watch:
         if self._observers.opened:
             self.reporter.tell(self._observers.opened, Opened(self.reporter.name, seconds))
 
-    def waiter(self, loop: AbstractEventLoop, asked_at: float, patience: float, place: Place | None) -> Waiter:
-        """Make a waiter that knows who it is, with the timer set for its deadline."""
-        deadline = asked_at + patience
-        self._sweeper.wake_by(deadline, asked_at)
+    def waiter(self, loop: AbstractEventLoop, asked_at: float, deadline: float, place: Place | None) -> Waiter | Reason:
+        """Make a waiter that knows who it is, with the timer set for its deadline; or tell why it may not wait."""
         task = current_task(loop)
-        return Waiter(loop.create_future(), asked_at, deadline, weakref.ref(task) if task else None, place)
+        level = self.gate.level(task)
+        reason = self.gate.enter(asked_at, level)
+        if reason is not None:
+            return reason
+        self._sweeper.wake_by(deadline, asked_at)
+        return Waiter(loop.create_future(), asked_at, deadline, weakref.ref(task) if task else None, place, level)
 
     def forget(self) -> None:
         """Begin anew, in a forked child: books, timers and what was still to be told are the parent's."""
         self.ledger.forget()
         self.reporter.forget()
+        self.gate.forget()
         self._sweeper.forget()
         self._home, self._timed, self._trim_at = None, False, math.inf
 

@@ -106,11 +106,29 @@ def _restore(
 def _message(reason: str, waited: float, snapshot: PoolSnapshot, verdict: Verdict | None) -> str:
     """Say what happened, in figures, why, who holds the connections, and what helps."""
     if reason == Reason.QUEUE_FULL:
-        lines = [f"no connection: the queue is full: {snapshot}"]
-    elif reason == Reason.DEADLOCK:
-        lines = [f"no connection, after {waited:.2f} s, and never would be: {snapshot}"]
-    else:
-        lines = [f"no connection after {waited:.2f} s: {snapshot}"]
+        return f"no connection: the queue is full: {_described(snapshot, verdict)}"
+    if reason == Reason.DEADLOCK:
+        return f"no connection, after {waited:.2f} s, and never would be: {_described(snapshot, verdict)}"
+    return f"no connection after {waited:.2f} s: {_described(snapshot, verdict)}"
+
+
+_last: tuple[PoolSnapshot, Verdict | None, str] | None = None
+"""What was described last: a crowd that is turned away together shares it, since a server that refuses must have time for the others."""
+
+
+def _described(snapshot: PoolSnapshot, verdict: Verdict | None) -> str:
+    """Describe the pool at that moment, once for all errors that share a snapshot."""
+    global _last  # noqa: PLW0603 - one step of the interpreter: threads may do it twice, but not mix it
+    last = _last
+    if last is not None and last[0] is snapshot and last[1] is verdict:
+        return last[2]
+    text = _describe(snapshot, verdict)
+    _last = snapshot, verdict, text
+    return text
+
+
+def _describe(snapshot: PoolSnapshot, verdict: Verdict | None) -> str:
+    lines = [str(snapshot)]
     if verdict is not None:
         lines.append(f"verdict: {verdict}")
     rows = _by_site(snapshot.holders)

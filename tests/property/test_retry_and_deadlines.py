@@ -44,6 +44,6 @@ def test_dead_waiters_are_swept_out(steps):
             elif living:
                 assert waiters.pop() is living.pop(0)
             assert waiters.live(1000) == living
-            assert len(waiters.queue) <= 2 * len(living) + 34
+            assert len(waiters.queued) <= 2 * len(living) + 34
     finally:
         loop.close()

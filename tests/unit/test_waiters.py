@@ -123,5 +123,5 @@ def test_the_dead_are_swept_out(join):
     for waiter in everybody:
         if waiter not in living:
             leave(waiters, waiter)
-    assert len(waiters.queue) < 60
+    assert len(waiters.queued) < 60
     assert waiters.live(100) == living

@@ -1,0 +1,60 @@
+"""The command: `python -m benchmarks.overload`. It plays the scenes of `tests/doubles/demands.py`, with us and with the stock pool."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import math
+import sys
+import time
+import warnings
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[2] / "tests"))
+
+from doubles.demands import DEMANDS
+from doubles.pools import TimedPool
+from doubles.world import STOCK
+
+from sqla_poolguard._ticker import ticker
+
+
+def main() -> None:
+    """Play what was asked for, and print a table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.overload", description=__doc__)
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, metavar="N", help="play each scene with these; default: those of the tests"
+    )
+    parser.add_argument("--only", default="", metavar="TEXT", help="play only what has this in its name")
+    parser.add_argument("--stock", action="store_true", help="play it with the stock pool too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    arguments = parser.parse_args()
+    logging.disable()
+    warnings.simplefilter("ignore")
+    ticker.enabled = False  # it looks in real time
+    rows = []
+    print("| figure | demanded | GuardedPool, fail_fast=True |" + (" stock |" if arguments.stock else "") + " seeds |")
+    print("|---|---|---|" + ("---|" if arguments.stock else "") + "---|")
+    began = time.perf_counter()
+    for demand in DEMANDS:
+        if arguments.only not in demand.name:
+            continue
+        demand = dataclasses.replace(demand, seeds=tuple(arguments.seeds or demand.seeds))  # noqa: PLW2901
+        figures = [demand.measure(pool) for pool in ((TimedPool, STOCK) if arguments.stock else (TimedPool,))]
+        sign = ">=" if demand.at_least else "<="
+        shown = " | ".join("-" if math.isnan(figure) else f"{figure:.3g}" for figure in figures)
+        missed = "" if demand.is_met(figures[0]) else " MISSED"
+        seeds = " ".join(map(str, demand.seeds))
+        print(f"| {demand.name} | {sign} {demand.bound:g} {demand.unit} | {shown}{missed} | {seeds} |", flush=True)
+        rows.append(
+            {"name": demand.name, "bound": demand.bound, "at_least": demand.at_least, "figures": figures, "seeds": demand.seeds}
+        )
+    print(f"\n{len(rows)} figures in {time.perf_counter() - began:.0f} s, in virtual time: the same again with the same seeds")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""The gate of the queue: how urgent is who asks, may it wait, and who is turned away for it. What to decide is in the rules."""
+
+from __future__ import annotations
+
+import logging
+import math
+import weakref
+from typing import TYPE_CHECKING, Final
+
+from sqla_poolguard._admission import Admission
+from sqla_poolguard._facts import Reason
+from sqla_poolguard._overload import Overload, Priority
+from sqla_poolguard._urgency import importance
+
+if TYPE_CHECKING:
+    from asyncio import Task
+
+    from sqla_poolguard._guard import Guard
+    from sqla_poolguard._handover import Handover
+    from sqla_poolguard._record import GuardedRecord
+    from sqla_poolguard._reporter import Reporter
+    from sqla_poolguard._slots import Slots
+
+__all__ = ["Gate"]
+
+_USUAL_WAIT: Final = 1.0
+_TELL_EVERY: Final = 60.0
+"""Seconds between two reports that requests are, or would be, turned away."""
+
+_log: Final = logging.getLogger("sqla_poolguard")
+
+
+class Gate:
+    """The gate of one pool's queue."""
+
+    __slots__ = (
+        "_acts",
+        "_admission",
+        "_gap",
+        "_handover",
+        "_most",
+        "_reporter",
+        "_slots",
+        "_told",
+        "_told_at",
+        "_virtual",
+        "_warned",
+        "patience",
+    )
+
+    def __init__(
+        self, guard: Guard, slots: Slots[GuardedRecord], handover: Handover, reporter: Reporter, patience: float
+    ) -> None:
+        """
+        Open the gate.
+
+        Args:
+            guard: `fail_fast`, `max_wait` and `max_waiting`.
+            slots: what is waited for.
+            handover: turns waiters away.
+            reporter: tells of it, and keeps the books.
+            patience: seconds of `pool_timeout`; infinity for ever, 0 or less for not at all.
+        """
+        self._slots, self._handover, self._reporter = slots, handover, reporter
+        self._most = math.inf if guard.max_waiting is None else guard.max_waiting
+        self._acts: bool | None = None if guard.fail_fast == "observe" else bool(guard.fail_fast)
+        wait = min(patience if patience > 0 else math.inf, guard.max_wait or _USUAL_WAIT)
+        self.patience = min(patience, wait) if self._acts else patience
+        """Seconds for which anybody may wait."""
+        self._admission = Admission(wait, slots.limit)
+        self._virtual = 0, 0
+        """(how many would wait if others had been turned away, checkouts granted when that was counted): while it only observes."""
+        self._gap: float | None = None
+        """What `gap` told last, as long as the last look is good enough."""
+        self._told, self._told_at = 0, -math.inf
+        self._warned = False
+
+    def level(self, task: Task[object] | None) -> Priority:
+        """Tell how important a request is. Who holds a connection already is to finish what it began."""
+        level = importance()
+        if level is Priority.CRITICAL or task is None:
+            return level
+        known = weakref.getweakrefcount(task)
+        own = weakref.ref(task)
+        if weakref.getweakrefcount(task) > known:  # nobody had one of this kind: not a lease, then
+            return level
+        return Priority.CRITICAL if any(lease.task is own for lease in self._slots.leases()) else level
+
+    def enter(self, now: float, level: Priority) -> Reason | None:
+        """
+        Ask whether one more may wait; it may be let in at the expense of another, who is turned away.
+
+        Returns:
+            Why not; None if it may.
+        """
+        waiters, admission = self._slots.waiters, self._admission
+        waiting = waiters.about
+        if waiting >= self._most and len(waiters) >= self._most:
+            return Reason.QUEUE_FULL
+        if not admission.is_fresh(now, waiting):
+            self._look(now, waiting)
+        if self._acts:
+            if admission.fits(now, waiters.ahead_of(level), level):
+                return None
+            self._tell(now)
+            victim = self._slots.evict(level) if admission.budget(now, level) else None
+            if victim is None:
+                return Reason.REJECTED
+            self._handover.evict(victim)
+        elif self._acts is None:
+            self._observe(now, level, waiting)
+        return None
+
+    def gap(self, now: float) -> float:
+        """
+        Estimate, for who is turned away, the seconds between two connections coming back.
+
+        Where the current holds are longer already than those that ended, they count.
+        """
+        slots, admission = self._slots, self._admission
+        waiting = slots.waiters.about
+        if not admission.is_fresh(now, waiting):
+            self._look(now, waiting)
+        elif self._gap is not None:
+            return self._gap
+        current = [now - lease.granted_at for lease in slots.leases() if lease.granted_at is not None]
+        longest = sum(current) / len(current) if current else 0.0
+        self._gap = gap = max(admission.pace.gap(now, slots.taken), longest / max(slots.taken, 1))
+        return gap
+
+    def forget(self) -> None:
+        """Begin anew, in a forked child: who waited, and how fast connections came back, was the parent's."""
+        self._admission = Admission(self._admission.max_wait, self._slots.limit)
+        self._virtual, self._gap = (0, 0), None
+        self._told, self._told_at = 0, -math.inf
+
+    def _look(self, now: float, waiting: int) -> None:
+        ledger, admission = self._reporter.ledger, self._admission
+        self._gap = None
+        admission.look(now, self._slots.taken, ledger.granted, waiting, ledger.samples)
+        if self._acts and not self._warned and admission.is_poor:
+            self._warned = True
+            _log.warning(
+                "pool %r: connections are held for %.2f s on average, which is much against max_wait=%.2f: "
+                "fail_fast turns away some that could be served; raise max_wait, or hold connections more briefly",
+                self._reporter.name,
+                admission.pace.mean,
+                admission.max_wait,
+            )
+
+    def _observe(self, now: float, level: Priority, waiting: int) -> None:
+        """Count whom `fail_fast=True` would have turned away, with the queue as it would be then."""
+        queued, counted_at = self._virtual
+        granted = self._reporter.ledger.granted
+        queue = min(max(queued + counted_at - granted, 0), waiting)
+        ahead = min(queue, self._slots.waiters.ahead_of(level)) if level is Priority.CRITICAL else queue
+        if self._admission.fits(now, ahead, level):
+            queue += 1
+        else:
+            self._reporter.ledger.would_reject += 1
+            self._tell(now)
+        self._virtual = queue, granted
+
+    def _tell(self, now: float) -> None:
+        """Tell, once a minute, that requests are turned away, or would be."""
+        self._told += 1
+        if now - self._told_at >= _TELL_EVERY:
+            since = now - self._told_at if self._told_at > -math.inf else 0.0
+            fact = Overload(
+                self._reporter.name,
+                self._told,
+                since,
+                self._admission.predicted,
+                self._admission.max_wait,
+                acted=bool(self._acts),
+            )
+            self._told, self._told_at = 0, now
+            self._reporter.tell(self._reporter.observers.overloaded, fact)
