@@ -38,7 +38,7 @@ a { color: inherit } code { font: 13px/1.4 ui-monospace, monospace; overflow-wra
 th { text-align: left; font-weight: 500; color: var(--quiet); font-size: .85rem; }
 th, td { padding: .3rem .8rem .3rem 0; border-top: 1px solid var(--line); vertical-align: top; }
 tr > :last-child { padding-right: 0 } td.n { white-space: nowrap; font-variant-numeric: tabular-nums; }
-td.bad { color: var(--wrong); font-weight: 600 } td.good { color: var(--database) } .by { display: block; font-size: .85rem; }
+td.bad { color: var(--wrong); font-weight: 600 } td.good { color: var(--database) } .by { display: block; font-size: .85rem; font-weight: 400; }
 """
 _DOING: Final = {
     HolderState.IN_DATABASE: "in the database",
