@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from sqla_poolguard._ledger import Ledger
 
-__all__ = ["address_of", "claim"]
+__all__ = ["address_of", "claim", "ledgers"]
 
 _taken: Final[weakref.WeakValueDictionary[str, Ledger]] = weakref.WeakValueDictionary()
 _lock: Final = threading.Lock()
@@ -29,6 +29,12 @@ def claim(name: str, ledger: Ledger) -> str:
             unique = f"{name}#{number}"
         _taken[unique] = ledger
         return unique
+
+
+def ledgers() -> list[Ledger]:
+    """Give the books of every engine that lives."""
+    with _lock:
+        return list(_taken.values())
 
 
 def address_of(creator: Callable[..., Any], dialect: object) -> str:

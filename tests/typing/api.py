@@ -10,7 +10,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal, assert_type
 
 import sqlalchemy.exc
+from fastapi import FastAPI
+from litestar import Litestar
 from sqlalchemy.ext.asyncio import create_async_engine
+from starlette.responses import Response
 
 from sqla_poolguard import (
     CheckoutError,
@@ -33,9 +36,19 @@ from sqla_poolguard import (
     release,
     snapshot,
 )
+from sqla_poolguard.asgi import (
+    PoolGuardMiddleware,
+    add_exception_handlers,
+    debug_page,
+    litestar_handlers,
+    liveness,
+    no_connection,
+    readiness,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+    from starlette.requests import Request
 
     from sqla_poolguard import (
         Checkout,
@@ -159,3 +172,18 @@ async def give_back(session: AsyncSession) -> None:
         await session.connection()
     await release(session)
     await release(engine)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+
+
+async def answer(request: Request, error: CheckoutError) -> None:
+    """Use what ASGI applications get."""
+    app = FastAPI()
+    app.add_middleware(PoolGuardMiddleware, deadline_header="x-request-timeout", deadline_unit="ms", max_deadline=10)
+    add_exception_handlers(app)
+    app.add_exception_handler(CheckoutError, no_connection)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    assert_type(await no_connection(request, error), Response | None)
+    app.add_route("/livez", liveness())  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    app.mount("/readyz", readiness(engine, engine.sync_engine, leave_rotation=True, stalled_after=5, readings=2))
+    app.mount("/poolguard", debug_page(engine, allow=lambda scope: bool(scope["client"])))
+    Litestar(exception_handlers=litestar_handlers)
+    PoolGuardMiddleware(app, deadline_unit="min")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    readiness("orders")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
