@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from sqla_poolguard._finding import Declaration
+from sqla_poolguard._scope import enter, leave
 
 if TYPE_CHECKING:
     from contextvars import Context
+
+    from sqla_poolguard._scope import Scope
 
 __all__ = ["OPTION", "allow_hold", "declarations", "declared_in", "excuse", "forget"]
 
@@ -21,17 +24,9 @@ STALE_AFTER: Final = 100
 
 _MOST: Final = 1000
 _log: Final = logging.getLogger("sqla_poolguard")
-_declared: Final[ContextVar[_Declared | None]] = ContextVar("sqla_poolguard_hold", default=None)
+_declared: Final[ContextVar[Scope[str] | None]] = ContextVar("sqla_poolguard_hold", default=None)
 _counts: Final[dict[str, list[int]]] = {}
 """Reason to [times declared, holds excused]."""
-
-
-class _Declared(NamedTuple):
-    """A declaration in whose scope some code runs. Each context has its own, so that tasks may share an `allow_hold`."""
-
-    reason: str
-    by: allow_hold
-    around: _Declared | None
 
 
 class allow_hold:  # noqa: N801 - used like a function
@@ -64,20 +59,16 @@ class allow_hold:  # noqa: N801 - used like a function
         counts[0] += 1
         if counts[0] == STALE_AFTER + 1 and not counts[1]:
             _log.warning("allow_hold(%r) was entered %d times and never excused a hold: it may go", self._reason, STALE_AFTER)
-        _declared.set(_Declared(self._reason, self, _declared.get()))
+        enter(_declared, self._reason, self)
 
     def __exit__(self, *_: object) -> None:
-        declared = _declared.get()
-        if (
-            declared is not None and declared.by is self
-        ):  # else: an async generator that is closed in another context than it began in
-            _declared.set(declared.around)
+        leave(_declared, self)
 
 
 def declared_in(context: Context | None) -> str | None:
     """Give the reason of the declaration in whose scope a context is; None if there is none."""
     declared = context.get(_declared) if context is not None else None
-    return declared.reason if declared is not None else None
+    return declared.value if declared is not None else None
 
 
 def excuse(reason: str, *, by_option: bool = False) -> None:

@@ -8,10 +8,12 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final, Literal
 
 from sqla_poolguard._overload import Priority
+from sqla_poolguard._scope import enter, leave
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextvars import Token
+
+    from sqla_poolguard._scope import Scope
 
 __all__ = ["deadline", "due", "importance", "priority"]
 
@@ -20,8 +22,8 @@ clock: Callable[[], float] = time.monotonic
 
 
 _LEVELS: Final = {level.name.lower(): level for level in Priority}
-_due: Final[ContextVar[float]] = ContextVar("sqla_poolguard_deadline", default=math.inf)
-_importance: Final[ContextVar[Priority]] = ContextVar("sqla_poolguard_priority", default=Priority.NORMAL)
+_due: Final[ContextVar[Scope[float] | None]] = ContextVar("sqla_poolguard_deadline", default=None)
+_importance: Final[ContextVar[Scope[Priority] | None]] = ContextVar("sqla_poolguard_priority", default=None)
 
 
 class deadline:  # noqa: N801 - used like a function
@@ -32,7 +34,7 @@ class deadline:  # noqa: N801 - used like a function
     It interrupts nothing: a connection that is there at once is handed out even when it has passed.
     """
 
-    __slots__ = ("_seconds", "_tokens")
+    __slots__ = ("_seconds",)
 
     def __init__(self, seconds: float) -> None:
         """
@@ -48,16 +50,12 @@ class deadline:  # noqa: N801 - used like a function
             msg = f"deadline({seconds!r}) is not allowed; allowed: a number of seconds, 0 or more"
             raise ValueError(msg)
         self._seconds = seconds
-        self._tokens: list[Token[float]] = []
 
     def __enter__(self) -> None:
-        self._tokens.append(_due.set(min(_due.get(), clock() + self._seconds)))
+        enter(_due, min(due(), clock() + self._seconds), self)
 
     def __exit__(self, *_: object) -> None:
-        try:  # noqa: SIM105 - for speed
-            _due.reset(self._tokens.pop())
-        except ValueError:  # an async generator that is closed in another context than it began in
-            pass
+        leave(_due, self)
 
 
 class priority:  # noqa: N801 - used like a function
@@ -68,7 +66,7 @@ class priority:  # noqa: N801 - used like a function
     Use "critical" for few: where most are critical, nobody is.
     """
 
-    __slots__ = ("_level", "_tokens")
+    __slots__ = ("_level",)
 
     def __init__(self, level: Literal["critical", "normal", "sheddable"]) -> None:
         """
@@ -84,23 +82,21 @@ class priority:  # noqa: N801 - used like a function
             msg = f"priority({level!r}) is not allowed; allowed: 'critical', 'normal' or 'sheddable'"
             raise ValueError(msg)
         self._level = _LEVELS[level]
-        self._tokens: list[Token[Priority]] = []
 
     def __enter__(self) -> None:
-        self._tokens.append(_importance.set(self._level))
+        enter(_importance, self._level, self)
 
     def __exit__(self, *_: object) -> None:
-        try:  # noqa: SIM105 - for speed
-            _importance.reset(self._tokens.pop())
-        except ValueError:
-            pass
+        leave(_importance, self)
 
 
 def due() -> float:
     """Tell until when, on the clock, the running code has a use for a connection; infinity if nobody said."""
-    return _due.get()
+    scope = _due.get()
+    return scope.value if scope is not None else math.inf
 
 
 def importance() -> Priority:
     """Tell how important the running code is."""
-    return _importance.get()
+    scope = _importance.get()
+    return scope.value if scope is not None else Priority.NORMAL

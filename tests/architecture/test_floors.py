@@ -23,6 +23,7 @@ FLOORS = {
     "_slots": RULES,
     "_waiters": RULES,
     "_retry": RULES,
+    "_scope": RULES,
     "_findings": RULES,
     "_verdict": RULES,
     "_waitgraph": RULES,
