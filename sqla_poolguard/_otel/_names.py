@@ -19,11 +19,11 @@ __all__ = [
     "CONNECTION_TIMEOUTS",
     "CONNECTION_USE_TIME",
     "CONNECTION_WAIT_TIME",
+    "REJECTIONS",
     "SCHEMA_URL",
     "SCOPE",
     "SECONDS_BUCKETS",
     "SEMCONV_VERSION",
-    "REJECTIONS",
     "WOULD_REJECT",
     "Instrument",
 ]

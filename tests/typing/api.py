@@ -30,6 +30,8 @@ from sqla_poolguard import (
     Verdict,
     Waste,
     allow_hold,
+    deadline,
+    priority,
     release,
     snapshot,
 )
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from sqla_poolguard import (
         Checkout,
         Opened,
+        Overload,
         Rejection,
         Wait,
     )
@@ -83,6 +86,11 @@ class Everything(Observer):
     def returned(self, checkout: Checkout) -> None:
         """Use a checkout."""
 
+    def overloaded(self, overload: Overload) -> None:
+        """Use an overload."""
+        assert_type(overload.count, int)
+        assert_type(overload.acted, bool)
+
     def leaked(self, checkout: Checkout) -> None:
         """Use a checkout."""
 
@@ -90,6 +98,8 @@ class Everything(Observer):
 guard = Guard(
     name="orders",
     hold_warning=2,
+    fail_fast="observe",
+    max_wait=0.5,
     max_waiting=10,
     overflow_linger=1.5,
     ping_after=None,
@@ -99,10 +109,13 @@ guard = Guard(
 )
 assert_type(guard.name, str | None)
 assert_type(guard.hold_warning, float | None)
+assert_type(guard.fail_fast, bool | Literal["observe"])
+assert_type(guard.max_wait, float | None)
 assert_type(guard.max_waiting, int | None)
 assert_type(guard.capture, Literal["site", "stack", "off"])
 assert_type(guard.observers, tuple[Observer, ...])
 Guard(capture="everything")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+Guard(fail_fast="never")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
 Guard(hold_warnin=2)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
 guard.name = "other"  # type: ignore[misc] # pyright: ignore[reportAttributeAccessIssue]
 
@@ -122,6 +135,7 @@ def look(pool: GuardedPool) -> None:
     assert_type(pool.snapshot(), PoolSnapshot)
     assert_type(seen.limit, int | None)
     assert_type(seen.used, int)
+    assert_type(seen.would_reject, int)
     assert_type(seen.holders, tuple[Holder, ...])
     assert_type(seen.ended, Mapping[str, int])
     assert_type(str(seen), str)
@@ -159,3 +173,12 @@ async def give_back(session: AsyncSession) -> None:
         await session.connection()
     await release(session)
     await release(engine)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+
+
+async def be_urgent() -> None:
+    """Use deadlines and priorities."""
+    with deadline(0.8), priority("critical"):
+        async with engine.connect():
+            pass
+    priority("high")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    deadline("1")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
