@@ -237,7 +237,7 @@ class Reporter:
             proof: why it would have waited for ever.
         """
         last, moves = self._last_look, (self.ledger.granted, sum(self.ledger.ended.values()))
-        if reason in _SHED and last is not None:
+        if reason is Reason.REJECTED and last is not None:
             moves = last[1]
         if last is None or last[1] != moves or not 0 <= now - last[0] < _LOOK_SHARED:
             blocked = sampler.look_now(_get_running_loop(), asks=True)

@@ -96,11 +96,8 @@ class priority:  # noqa: N801 - used like a function
             pass
 
 
-def due() -> float:
-    """Tell until when, on the clock, the running code has a use for a connection; infinity if nobody said."""
-    return _due.get()
+due: Final[Callable[[], float]] = _due.get
+"""Tell until when, on the clock, the running code has a use for a connection; infinity if nobody said."""
 
-
-def importance() -> Priority:
-    """Tell how important the running code is."""
-    return _importance.get()
+importance: Final[Callable[[], Priority]] = _importance.get
+"""Tell how important the running code is."""
