@@ -150,6 +150,10 @@ class Admission:
             return 0.0 if stands else self._tight
         return self.max_wait if level is Priority.CRITICAL or not stands else self._tight
 
+    def is_short(self, ahead: int) -> bool:
+        """Tell whether so many ahead make so short a wait that it is within any budget, but for that of a sheddable request."""
+        return (ahead + 1) * self._gap <= self._tight
+
     def fits(self, now: float, ahead: int, level: Priority) -> bool:
         """Tell whether a request with so many ahead of it may wait."""
         self.predicted = predicted = (ahead + 1) * self._gap

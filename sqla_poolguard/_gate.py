@@ -68,8 +68,12 @@ class Gate:
         self.patience = min(patience, wait) if self._acts else patience
         """Seconds for which anybody may wait."""
         self._admission = Admission(wait, slots.limit)
-        self._virtual = 0, 0
-        """(how many would wait if others had been turned away, checkouts granted when that was counted): while it only observes."""
+        self._virtual: tuple[int, int] | None = None
+        """
+        (how many would wait if others had been turned away, checkouts granted when that was counted), while it only observes.
+
+        None: as many as do wait.
+        """
         self._gap: float | None = None
         """What `gap` told last, as long as the last look is good enough."""
         self._told, self._told_at = 0, -math.inf
@@ -108,7 +112,10 @@ class Gate:
                 return Reason.REJECTED
             self._handover.evict(victim)
         elif self._acts is None:
-            self._observe(now, level, waiting)
+            if level is not Priority.SHEDDABLE and admission.is_short(waiting):  # nobody would have been turned away lately
+                self._virtual = None
+            else:
+                self._observe(now, level, waiting)
         return None
 
     def gap(self, now: float) -> float:
@@ -131,7 +138,7 @@ class Gate:
     def forget(self) -> None:
         """Begin anew, in a forked child: who waited, and how fast connections came back, was the parent's."""
         self._admission = Admission(self._admission.max_wait, self._slots.limit)
-        self._virtual, self._gap = (0, 0), None
+        self._virtual = self._gap = None
         self._told, self._told_at = 0, -math.inf
 
     def _look(self, now: float, waiting: int) -> None:
@@ -150,9 +157,11 @@ class Gate:
 
     def _observe(self, now: float, level: Priority, waiting: int) -> None:
         """Count whom `fail_fast=True` would have turned away, with the queue as it would be then."""
-        queued, counted_at = self._virtual
         granted = self._reporter.ledger.granted
-        queue = min(max(queued + counted_at - granted, 0), waiting)
+        queue = waiting
+        if self._virtual is not None:
+            queued, counted_at = self._virtual
+            queue = min(max(queued + counted_at - granted, 0), waiting)
         ahead = min(queue, self._slots.waiters.ahead_of(level)) if level is Priority.CRITICAL else queue
         if self._admission.fits(now, ahead, level):
             queue += 1

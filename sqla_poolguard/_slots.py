@@ -157,11 +157,12 @@ class Slots(Generic[R]):
 
     def enqueue(self, waiter: Waiter) -> None:
         """Put a waiter into the queue; to be followed by a look at what is free."""
-        if self.waiters.is_early(waiter):
+        waiters = self.waiters
+        if waiter.deadline < waiters.latest:
             with self._lock:
-                self.waiters.append(waiter)
+                waiters.append(waiter)
         else:
-            self.waiters.append(waiter)
+            waiters.append(waiter)
 
     def evict(self, least: Priority) -> Waiter | None:
         """Take out the waiter that is to be turned away first, at most as important as `least`; None if there is none."""

@@ -62,7 +62,7 @@ class Waiters:
     A waiter that gave up stays where it is, done, until it is passed over or swept out.
     """
 
-    __slots__ = ("_early", "_gone", "_latest", "_numbers", "lines", "queued")
+    __slots__ = ("_early", "_gone", "_numbers", "latest", "lines", "queued")
 
     def __init__(self) -> None:
         self.lines: tuple[deque[Waiter], ...] = tuple(deque() for _ in Priority)
@@ -72,7 +72,8 @@ class Waiters:
         self._gone = 0
         self._early: list[tuple[float, int, Waiter]] = []
         """(deadline, number, waiter) of those that may be due before one that came earlier: a heap."""
-        self._latest = -math.inf
+        self.latest = -math.inf
+        """The latest deadline so far; a waiter that is due before that is early."""
         self._numbers = itertools.count()
 
     def __len__(self) -> int:
@@ -84,20 +85,17 @@ class Waiters:
     @property
     def about(self) -> int:
         """How many wait, without those that are known to be dead; without looking at each."""
-        return max(len(self.queued) - self._gone, 0)
-
-    def is_early(self, waiter: Waiter) -> bool:
-        """Tell whether a waiter may be due before one that came earlier."""
-        return waiter.deadline < self._latest
+        gone = self._gone
+        return max(len(self.queued) - gone, 0) if gone else len(self.queued)
 
     def append(self, waiter: Waiter) -> None:
         """Put a waiter at the end of its line; one that is early, under the lock of the slots."""
-        waiter.ahead = self.about
+        waiter.ahead = self.about if self._gone else len(self.queued)
         waiter.queued = True
-        if self.is_early(waiter):
+        if waiter.deadline < self.latest:
             heapq.heappush(self._early, (waiter.deadline, next(self._numbers), waiter))
         else:
-            self._latest = waiter.deadline
+            self.latest = waiter.deadline
         # the line first: whoever sees the token finds the waiter
         self.lines[waiter.level].append(waiter)
         self.queued.append(None)

@@ -79,6 +79,9 @@ class Metrics:
         ):
             name, unit, description = instrument
             meter.create_observable_up_down_counter(name, [read], unit, description)
+        for instrument, read in ((names.REJECTIONS, self._rejections), (names.WOULD_REJECT, self._would_reject)):
+            name, unit, description = instrument
+            meter.create_observable_counter(name, [read], unit, description)
         _every.add(self)
 
     def measure(self, ledger: Ledger, name: str) -> PoolMetrics:
@@ -174,6 +177,17 @@ class Metrics:
 
     def _pending_requests(self, options: CallbackOptions) -> Iterable[Observation]:
         return [Observation(ledger.waiting, pool.attributes) for pool, ledger in self._drain(options)]
+
+    def _rejections(self, options: CallbackOptions) -> Iterable[Observation]:
+        return [
+            Observation(count, {**pool.attributes, names.REASON: str(reason)})
+            for pool, ledger in self._drain(options)
+            for reason, count in ledger.rejected.items()
+            if count
+        ]
+
+    def _would_reject(self, options: CallbackOptions) -> Iterable[Observation]:
+        return [Observation(ledger.would_reject, pool.attributes) for pool, ledger in self._drain(options)]
 
 
 class PoolMetrics:

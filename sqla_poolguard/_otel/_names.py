@@ -19,10 +19,12 @@ __all__ = [
     "CONNECTION_TIMEOUTS",
     "CONNECTION_USE_TIME",
     "CONNECTION_WAIT_TIME",
+    "REJECTIONS",
     "SCHEMA_URL",
     "SCOPE",
     "SECONDS_BUCKETS",
     "SEMCONV_VERSION",
+    "WOULD_REJECT",
     "Instrument",
 ]
 
@@ -77,6 +79,14 @@ CONNECTION_WAIT_TIME: Final = Instrument(
 CONNECTION_USE_TIME: Final = Instrument(
     "db.client.connection.use_time", "s", "The time between borrowing a connection and returning it to the pool."
 )
+REJECTIONS: Final = Instrument(
+    "poolguard.rejections", "{request}", "The number of requests that got no connection, by `poolguard.reason`."
+)
+WOULD_REJECT: Final = Instrument(
+    "poolguard.would_reject",
+    "{request}",
+    "The number of requests that `fail_fast=True` would have turned away, while it only observes.",
+)
 
 POOL_NAME: Final = "db.client.connection.pool.name"
 STATE: Final = "db.client.connection.state"
@@ -97,6 +107,8 @@ WAITERS_AHEAD: Final = "poolguard.waiters_ahead"
 OUTCOME: Final = "poolguard.outcome"
 """How it ended: `granted`, or why not, as in `Reason`."""
 GRANTED: Final = "granted"
+REASON: Final = "poolguard.reason"
+"""Why a request got no connection, as in `Reason`."""
 HOLDER_SITE: Final = "poolguard.holder.site"
 """Which line holds a connection the longest, as `file:line in function`."""
 HOLDER_HELD: Final = "poolguard.holder.held"

@@ -33,12 +33,12 @@ class Reader(InMemoryMetricReader):
         return {m.name: m for r in resources for scope in r.scope_metrics for m in scope.metrics}
 
     def points(self, pool=None):
-        """Collect, and give every data point by (short name, state if any), of one pool."""
+        """Collect, and give every data point by short name, with the state or the reason if there is one, of one pool."""
         found = {}
         for name, metric in self.metrics().items():
             for point in metric.data.data_points:
                 if pool in (None, point.attributes[POOL]):
-                    state = point.attributes.get("db.client.connection.state")
+                    state = point.attributes.get("db.client.connection.state") or point.attributes.get("poolguard.reason")
                     short = name.removeprefix("db.client.connection.")
                     key = f"{short} {state}" if state else short
                     assert key not in found, "one pool, one series"

@@ -20,8 +20,9 @@ LEAK = "ignore:The garbage collector is trying to clean up:sqlalchemy.exc.SAWarn
 
 
 def gauges(sdk, pool=None):
-    """Collect, without the histograms."""
-    return {key: value for key, value in sdk.values(pool).items() if not isinstance(value, tuple)}
+    """Collect, without the histograms, and without what the conventions have no name for."""
+    found = sdk.values(pool).items()
+    return {key: value for key, value in found if not isinstance(value, tuple) and not key.startswith("poolguard.")}
 
 
 async def test_gauges_of_a_busy_pool(sdk):
@@ -46,6 +47,17 @@ async def test_unused_engine_is_seen(sdk):
     db = engine(pool_size=2, max_overflow=1)
     assert gauges(sdk) == {"count idle": 0, "count used": 0, "idle.max": 2, "idle.min": 0, "max": 3, "pending_requests": 0}
     await db.dispose()
+
+
+async def test_refusals_are_counted_by_reason(sdk):
+    """Every reason that has occurred, and what `fail_fast=True` would have refused, are as the ledger has them."""
+    db = engine(pool_size=1, max_overflow=0, pool_timeout=1, guard=Guard(max_waiting=1))
+    async with all_out(db, 1):
+        await asyncio.gather(*await queue_up(db, [], "a", "b"), return_exceptions=True)
+    found = {key: value for key, value in sdk.values().items() if key.startswith("poolguard.")}
+    assert found == {"poolguard.rejections queue_full": 1, "poolguard.rejections timeout": 1, "poolguard.would_reject": 0}
+    ledger_of(db).would_reject = 3
+    assert sdk.values()["poolguard.would_reject"] == 3
 
 
 @pytest.mark.parametrize(

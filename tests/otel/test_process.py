@@ -130,6 +130,6 @@ def test_many_engines_make_one_set_of_instruments():
     asyncio.run(main())
     """)
     assert lines == [
-        "['count', 'create_time', 'idle.max', 'idle.min', 'max', 'pending_requests', 'use_time', 'wait_time']",
+        "['count', 'create_time', 'idle.max', 'idle.min', 'max', 'pending_requests', 'poolguard.would_reject', 'use_time', 'wait_time']",
         "20",
     ]

@@ -33,6 +33,8 @@ from sqla_poolguard import (
     Verdict,
     Waste,
     allow_hold,
+    deadline,
+    priority,
     release,
     snapshot,
 )
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from sqla_poolguard import (
         Checkout,
         Opened,
+        Overload,
         Rejection,
         Wait,
     )
@@ -96,6 +99,11 @@ class Everything(Observer):
     def returned(self, checkout: Checkout) -> None:
         """Use a checkout."""
 
+    def overloaded(self, overload: Overload) -> None:
+        """Use an overload."""
+        assert_type(overload.count, int)
+        assert_type(overload.acted, bool)
+
     def leaked(self, checkout: Checkout) -> None:
         """Use a checkout."""
 
@@ -103,6 +111,8 @@ class Everything(Observer):
 guard = Guard(
     name="orders",
     hold_warning=2,
+    fail_fast="observe",
+    max_wait=0.5,
     max_waiting=10,
     overflow_linger=1.5,
     ping_after=None,
@@ -112,10 +122,13 @@ guard = Guard(
 )
 assert_type(guard.name, str | None)
 assert_type(guard.hold_warning, float | None)
+assert_type(guard.fail_fast, bool | Literal["observe"])
+assert_type(guard.max_wait, float | None)
 assert_type(guard.max_waiting, int | None)
 assert_type(guard.capture, Literal["site", "stack", "off"])
 assert_type(guard.observers, tuple[Observer, ...])
 Guard(capture="everything")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+Guard(fail_fast="never")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
 Guard(hold_warnin=2)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
 guard.name = "other"  # type: ignore[misc] # pyright: ignore[reportAttributeAccessIssue]
 
@@ -135,6 +148,7 @@ def look(pool: GuardedPool) -> None:
     assert_type(pool.snapshot(), PoolSnapshot)
     assert_type(seen.limit, int | None)
     assert_type(seen.used, int)
+    assert_type(seen.would_reject, int)
     assert_type(seen.holders, tuple[Holder, ...])
     assert_type(seen.ended, Mapping[str, int])
     assert_type(str(seen), str)
@@ -187,3 +201,12 @@ async def answer(request: Request, error: CheckoutError) -> None:
     Litestar(exception_handlers=litestar_handlers)
     PoolGuardMiddleware(app, deadline_unit="min")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     readiness("orders")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+
+
+async def be_urgent() -> None:
+    """Use deadlines and priorities."""
+    with deadline(0.8), priority("critical"):
+        async with engine.connect():
+            pass
+    priority("high")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    deadline("1")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
