@@ -138,7 +138,7 @@ class Judge:
 
 def _many_short(streak: Streak, patience: float) -> bool:
     """Tell whether many short awaits together make most of a lease, and a long one."""
-    awaited = streak.latent + (streak.gap_elsewhere if streak.declared is None else 0.0)
+    awaited = streak.latent + (streak.gap_elsewhere - streak.gap_yielded if streak.declared is None else 0.0)
     return awaited >= _LATENT * patience and awaited * 2 >= streak.lived
 
 

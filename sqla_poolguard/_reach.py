@@ -155,17 +155,25 @@ def _held_by(value: Any) -> list[Any]:
     """Give what an object holds, its first few things; it is asked nothing that could run its own code."""
     kind = type(value)
     if kind is dict:
-        return list(islice(value.values(), _MOST_PARTS))
+        return _some(value.values())
     if issubclass(kind, (list, tuple, set, frozenset, deque)):
-        return list(islice(value, _MOST_PARTS)) if kind.__iter__ in _PLAIN else []
+        return _some(value) if kind.__iter__ in _PLAIN else []
     try:
         attributes = object.__getattribute__(value, "__dict__")
     except Exception:  # noqa: BLE001 - it has none, or hides it
         attributes = None
-    found = list(islice(attributes.values(), _MOST_PARTS)) if type(attributes) is dict else []
+    found = _some(attributes.values()) if type(attributes) is dict else []
     if getattr(kind, "__slots__", None) and kind.__module__ != "builtins":
         found += [held for held in gc.get_referents(value) if held is not kind and held is not attributes][:_MOST_PARTS]
     return found
+
+
+def _some(values: Iterable[Any]) -> list[Any]:
+    """Give the first few things in a container; none if another thread, or the garbage collector, has just changed it."""
+    try:
+        return list(islice(values, _MOST_PARTS))
+    except RuntimeError:
+        return []
 
 
 def _connections(value: Any) -> list[Connection]:

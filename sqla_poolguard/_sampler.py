@@ -174,7 +174,7 @@ class Sampler:
             streak.begin_gap(look.operations, used=look.busy)
             return
         if sight.state in {HolderState.AWAITING, HolderState.NESTED}:
-            streak.add_elsewhere(sight.current, sight.awaiting, passed)
+            streak.add_elsewhere(sight.current, sight.awaiting, passed, yields=sight.yields)
             if sight.declared is None and streak.declared is None:
                 self.reporter.findings.add_waste(sight.current, sight.awaiting, passed)
         elif sight.state is HolderState.ORPHANED:

@@ -45,6 +45,8 @@ class Sight(NamedTuple):
     within: tuple[str, ...] = ()
     lasting: weakref.ref[Future[Any]] | None = None
     """While the holder still waits for this, it has not moved, and the sight is true."""
+    yields: bool = False
+    """Whether it awaits nothing, and only lets others run: how long that takes is not for it to say."""
     declared: str | None = None
     """The reason for which it is in the scope of an `allow_hold`."""
 
@@ -95,6 +97,7 @@ def attribute(task: Task[Any], lease: Lease, driver: Any, fairy: object, around:
         tuple(_described(other, home) for other in others[:_TASKS_SHOWN]),
         chain.frameworks(lease.place[0] if lease.place else None),
         weakref.ref(chain.future) if chain.future is not None and not others and user is chain else None,
+        chain.future is None,
         declared_in(context_of(chain)) or declared_in(context_of(user)),
     )
 

@@ -36,6 +36,7 @@ class Streak:
         "gap_elsewhere",
         "gap_samples",
         "gap_since",
+        "gap_yielded",
         "gone",
         "granted_at",
         "in_database",
@@ -71,6 +72,8 @@ class Streak:
         """When the connection was seen to be used last, in seconds of `lived`."""
         self.gap_elsewhere = 0.0
         """Seconds of this gap spent awaiting something else."""
+        self.gap_yielded = 0.0
+        """Seconds of these in which it only let others run."""
         self.gap_samples = 0
         """Samples of this gap that saw it so."""
         self.in_transaction: bool | None = None
@@ -126,21 +129,22 @@ class Streak:
             self._adopted = self.search = None
             self.reclaim_at = 0.0
         if self.declared is None:
-            self.latent += self.gap_elsewhere
+            self.latent += self.gap_elsewhere - self.gap_yielded
         else:
             self._lines.clear()
         self.operations = operations
         self.gap_since = self.lived
-        self.gap_elsewhere = 0.0
+        self.gap_elsewhere = self.gap_yielded = 0.0
         self.gap_samples = 0
         self.checked = False
         self.declared = None
         self.told_in_gap.clear()
 
-    def add_elsewhere(self, site: Site | None, awaiting: str | None, seconds: float) -> None:
-        """Count time spent awaiting something else, and where."""
+    def add_elsewhere(self, site: Site | None, awaiting: str | None, seconds: float, *, yields: bool = False) -> None:
+        """Count time spent awaiting something else, and where; where it only `yields` to others, that is none of many short awaits."""
         self.elsewhere += seconds
         self.gap_elsewhere += seconds
+        self.gap_yielded += seconds if yields else 0.0
         self.gap_samples += 1
         if (site, awaiting) in self._lines or len(self._lines) < _MOST_LINES:
             self._lines[site, awaiting] = self._lines.get((site, awaiting), 0.0) + seconds

@@ -93,7 +93,9 @@ class Stage:
     def __init__(self, url: str, **options: Any) -> None:
         self.url = url
         self.findings = Findings()
-        guard = Guard(await_warning=PATIENCE, hold_warning=None, observers=(self.findings,), **options.pop("guard", {}))
+        guard = Guard(
+            **{"await_warning": PATIENCE, "hold_warning": None, "observers": (self.findings,), **options.pop("guard", {})}
+        )
         options = {"pool_size": 4, "max_overflow": 0, "pool_timeout": 5, **options}
         self.db: AsyncEngine = create_async_engine(url, poolclass=GuardedPool, guard=guard, **options)
         self.other: AsyncEngine = create_async_engine(url)

@@ -169,3 +169,16 @@ async def test_sessions_connections_are_seen(postgres_url):
 def test_shields_callback_is_named_so():
     """What `asyncio.shield` hangs on its future is known by name."""
     assert "_outer_done_callback" in inspect.getsource(asyncio.shield)
+
+
+def test_container_that_changes_meanwhile():
+    """Another thread, or a weak reference whose time has come, may change what is looked at: it tells nothing then."""
+    things = {1: "one", 2: "two"}
+
+    def changing():
+        for key in things:
+            yield key
+            things[key + 10] = "more"
+
+    assert _reach._some(changing()) == []
+    assert "one" in _reach._held_by(things)
