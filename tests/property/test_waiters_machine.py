@@ -111,7 +111,7 @@ class WaitersMachine(RuleBasedStateMachine):
     def model_agrees(self):
         """Order, number, deadline; a token for each in a line; no more dead than are known."""
         waiters = self.waiters
-        assert waiters.live(1000) == self.in_order()
+        assert waiters.live(10_000) == self.in_order()
         assert len(waiters) == len(self.model) == waiters.about
         assert len(waiters.queued) == sum(map(len, waiters.lines))
         assert all(waiter.queued for waiter in self.model)
