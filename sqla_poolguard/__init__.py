@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from sqla_poolguard._facts import (
         Checkout,
+        Downtime,
         Ending,
         Holder,
         HolderState,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from sqla_poolguard._reclaim import ConnectionReclaimedError
     from sqla_poolguard._release import release
     from sqla_poolguard._snapshot import snapshot
-    from sqla_poolguard.errors import CheckoutError, CheckoutRejected, CheckoutTimeout
+    from sqla_poolguard.errors import CheckoutError, CheckoutRejected, CheckoutTimeout, DatabaseUnavailable, NoConnectionError
 
 __all__ = [
     "Cause",
@@ -39,7 +40,9 @@ __all__ = [
     "CheckoutRejected",
     "CheckoutTimeout",
     "ConnectionReclaimedError",
+    "DatabaseUnavailable",
     "Declaration",
+    "Downtime",
     "Ending",
     "Finding",
     "FindingKind",
@@ -47,6 +50,7 @@ __all__ = [
     "GuardedPool",
     "Holder",
     "HolderState",
+    "NoConnectionError",
     "Observer",
     "Opened",
     "PoolSnapshot",
@@ -63,7 +67,19 @@ __all__ = [
 ]
 
 _HOMES: Final = {
-    "_facts": ("Checkout", "Ending", "Holder", "HolderState", "Opened", "PoolSnapshot", "Reason", "Rejection", "Site", "Wait"),
+    "_facts": (
+        "Checkout",
+        "Downtime",
+        "Ending",
+        "Holder",
+        "HolderState",
+        "Opened",
+        "PoolSnapshot",
+        "Reason",
+        "Rejection",
+        "Site",
+        "Wait",
+    ),
     "_finding": ("Cause", "Declaration", "Finding", "FindingKind", "SlowStatement", "Verdict", "Waste"),
     "_guard": ("Guard",),
     "_holds": ("allow_hold",),
@@ -72,7 +88,7 @@ _HOMES: Final = {
     "_reclaim": ("ConnectionReclaimedError",),
     "_release": ("release",),
     "_snapshot": ("snapshot",),
-    "errors": ("CheckoutError", "CheckoutRejected", "CheckoutTimeout"),
+    "errors": ("CheckoutError", "CheckoutRejected", "CheckoutTimeout", "DatabaseUnavailable", "NoConnectionError"),
 }
 _HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names}
 
