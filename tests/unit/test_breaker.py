@@ -258,6 +258,15 @@ def test_eta():
     assert [round(made.eta(now), 6) for now in (105.0, 106.0)] == [0.1, 1.0]
 
 
+def test_eta_looks_at_the_probe():
+    """A request's own connect that has hung for long does not tell when the probe is done."""
+    made = breaker()
+    made.begin(100.0)
+    made.failed(made.begin(100.0), 100.0, REFUSED)
+    made.begin_probe(110.0)
+    assert made.eta(110.0) == pytest.approx(0.1)
+
+
 def test_probe_timeout():
     """Two seconds, or the driver's own; longer where connects usually are, and in a long outage."""
     made = breaker()
@@ -288,6 +297,13 @@ def test_the_timer_goes_on_as_long_as_somebody_waits():
     for _ in range(100):
         made.wanted(probed(made))
         assert made.wake_at == made.probe_at
+
+
+def test_a_connect_that_hung_for_a_minute_was_wanted_until_it_failed():
+    """Its caller waited for it, and so the timer is set."""
+    made = breaker()
+    made.failed(made.begin(100.0), 160.0, TimeoutError())
+    assert made.wake_at == made.probe_at == pytest.approx(160.1)
 
 
 def test_no_timer_without_an_outage():
