@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from sqla_poolguard._facts import (
         Checkout,
+        Downtime,
         Ending,
         Holder,
         HolderState,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from sqla_poolguard._release import release
     from sqla_poolguard._snapshot import snapshot
     from sqla_poolguard._urgency import deadline, priority
-    from sqla_poolguard.errors import CheckoutError, CheckoutRejected, CheckoutTimeout
+    from sqla_poolguard.errors import CheckoutError, CheckoutRejected, CheckoutTimeout, DatabaseUnavailable, NoConnectionError
 
 __all__ = [
     "Cause",
@@ -41,7 +42,9 @@ __all__ = [
     "CheckoutRejected",
     "CheckoutTimeout",
     "ConnectionReclaimedError",
+    "DatabaseUnavailable",
     "Declaration",
+    "Downtime",
     "Ending",
     "Finding",
     "FindingKind",
@@ -49,6 +52,7 @@ __all__ = [
     "GuardedPool",
     "Holder",
     "HolderState",
+    "NoConnectionError",
     "Observer",
     "Opened",
     "Overload",
@@ -71,6 +75,7 @@ __all__ = [
 _HOMES: Final = {
     "_facts": (
         "Checkout",
+        "Downtime",
         "Ending",
         "Holder",
         "HolderState",
@@ -91,7 +96,7 @@ _HOMES: Final = {
     "_release": ("release",),
     "_urgency": ("deadline", "priority"),
     "_snapshot": ("snapshot",),
-    "errors": ("CheckoutError", "CheckoutRejected", "CheckoutTimeout"),
+    "errors": ("CheckoutError", "CheckoutRejected", "CheckoutTimeout", "DatabaseUnavailable", "NoConnectionError"),
 }
 _HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names}
 

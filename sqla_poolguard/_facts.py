@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Checkout",
+    "Downtime",
     "Ending",
     "Holder",
     "HolderState",
@@ -58,6 +59,8 @@ class Reason(enum.StrEnum):
     """`max_waiting` others were waiting already."""
     DEADLOCK = "deadlock"
     """It would have waited for ever: every holder waits for this very pool."""
+    UNAVAILABLE = "unavailable"
+    """No connection lives, and the database cannot be reached: the breaker on connecting is open, or a connect hangs."""
     CANCELLED = "cancelled"
     """Its task was cancelled."""
     CONNECT_FAILED = "connect_failed"
@@ -202,6 +205,20 @@ class Opened:
     """Name of the pool."""
     create_time: float
     """Seconds it took."""
+
+
+@dataclass(frozen=True, slots=True)
+class Downtime:
+    """What is known of an outage of the database at one moment."""
+
+    lasted: float
+    """Seconds since it began; without an error yet, those that the oldest connect under way has taken."""
+    fails: int
+    """Connects that failed in it."""
+    error_age: float | None
+    """Seconds since the last of them did; None if none has yet."""
+    next_try: float | None
+    """Seconds until the next probe; None while one is under way, or a request's own connect."""
 
 
 @dataclass(frozen=True, slots=True)

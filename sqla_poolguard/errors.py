@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import pickle
+import re
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import sqlalchemy.exc
@@ -10,12 +12,15 @@ import sqlalchemy.exc
 from sqla_poolguard._facts import HolderState, Reason
 
 if TYPE_CHECKING:
-    from sqla_poolguard._facts import Holder, PoolSnapshot
+    from sqla_poolguard._facts import Downtime, Holder, PoolSnapshot
     from sqla_poolguard._finding import Verdict
 
-__all__ = ["CheckoutError", "CheckoutRejected", "CheckoutTimeout"]
+__all__ = ["CheckoutError", "CheckoutRejected", "CheckoutTimeout", "DatabaseUnavailable", "NoConnectionError"]
 
 _SITES_SHOWN = 10
+_CAUSE_SHOWN = 200
+_WAIT_SHOWN = 0.005
+_SECRETS = re.compile(r"(?<=://)\S+(?=@)|(?<=password=)\S+", re.IGNORECASE)
 _STATES = {
     HolderState.IN_DATABASE: "in the database",
     HolderState.RUNNING: "running",
@@ -23,13 +28,46 @@ _STATES = {
 }
 
 
-class CheckoutError(sqlalchemy.exc.TimeoutError):
-    """Superclass of the errors of a checkout. Never raised itself."""
+class NoConnectionError(Exception):
+    """Superclass of the errors that are to become a 503. Never raised itself."""
 
-    code = "3o7r"
     status_code: ClassVar[int] = 503
     """The HTTP status that fits."""
     title: ClassVar[str] = "No database connection"
+    detail_for_clients: ClassVar[str] = "The service is busy and could not get a database connection in time."
+
+    reason: str
+    """Why there was no connection, one of the `Reason` values."""
+    waited: float
+    """Seconds the caller had waited."""
+    retry_after: float | None
+    """Seconds after which a retry has a fair chance; None if nothing is known."""
+    snapshot: PoolSnapshot
+    """The pool at that moment, its holders included."""
+
+    def to_problem(self) -> dict[str, Any]:
+        """
+        Describe the error for a client, as a problem document (RFC 9457), without telling it internals.
+
+        Returns:
+            `type`, `title`, `status`, `detail`, `reason`, and `retry_after` in whole seconds where it is known.
+        """
+        problem: dict[str, Any] = {
+            "type": f"tag:sqla-poolguard,2026:{self.reason}",
+            "title": self.title,
+            "status": self.status_code,
+            "detail": self.detail_for_clients,
+            "reason": self.reason,
+        }
+        if self.retry_after is not None:
+            problem["retry_after"] = max(1, math.ceil(self.retry_after))
+        return problem
+
+
+class CheckoutError(NoConnectionError, sqlalchemy.exc.TimeoutError):
+    """Superclass of the errors of a checkout. Never raised itself."""
+
+    code = "3o7r"
 
     def __init__(
         self,
@@ -51,34 +89,12 @@ class CheckoutError(sqlalchemy.exc.TimeoutError):
             verdict: why it is exhausted.
         """
         self.reason = str(reason)
-        """Why there was no connection, one of the `Reason` values."""
         self.waited = waited
-        """Seconds the caller had waited."""
         self.retry_after = retry_after
-        """Seconds after which a retry has a fair chance; None if nothing is known."""
         self.snapshot = snapshot
-        """The pool at that moment, its holders included."""
         self.verdict = verdict
         """Why it was exhausted, on what evidence, and what helps."""
         super().__init__(_message(self.reason, waited, snapshot, verdict), code=self.code)
-
-    def to_problem(self) -> dict[str, Any]:
-        """
-        Describe the error for a client, as a problem document (RFC 9457), without telling it internals.
-
-        Returns:
-            `type`, `title`, `status`, `detail`, `reason`, and `retry_after` in whole seconds where it is known.
-        """
-        problem: dict[str, Any] = {
-            "type": f"tag:sqla-poolguard,2026:{self.reason}",
-            "title": self.title,
-            "status": self.status_code,
-            "detail": "The service is busy and could not get a database connection in time.",
-            "reason": self.reason,
-        }
-        if self.retry_after is not None:
-            problem["retry_after"] = max(1, math.ceil(self.retry_after))
-        return problem
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the facts; the message is made from them again."""
@@ -95,6 +111,72 @@ class CheckoutRejected(CheckoutError):  # noqa: N818 - likewise
     """Was not allowed to wait for a connection, and knows it at once."""
 
     title = "Too many requests wait for a database connection"
+
+
+class DatabaseUnavailable(NoConnectionError, sqlalchemy.exc.OperationalError):  # noqa: N818 - likewise
+    """
+    No connection lives and the database cannot be reached, which the pool knows without another try.
+
+    `orig` and `__cause__` are the last error of connecting.
+    """
+
+    title = "The database cannot be reached"
+    detail_for_clients = "The service cannot reach its database at the moment."
+
+    def __init__(
+        self,
+        *,
+        cause: BaseException,
+        downtime: Downtime,
+        waited: float,
+        retry_after: float | None,
+        snapshot: PoolSnapshot,
+        reason: Reason = Reason.UNAVAILABLE,
+    ) -> None:
+        """
+        Make the error and its message.
+
+        Args:
+            cause: the last error of connecting.
+            downtime: what is known of the outage.
+            waited: seconds the caller had waited.
+            retry_after: seconds after which a retry has a fair chance; None if nothing is known.
+            snapshot: the pool at this moment.
+            reason: why there was no connection.
+        """
+        self.reason = str(reason)
+        self.waited = waited
+        self.retry_after = retry_after
+        self.snapshot = snapshot
+        self.downtime = downtime
+        """What is known of the outage."""
+        # not DBAPIError's, which makes a message of its own from the cause
+        sqlalchemy.exc.StatementError.__init__(
+            self, _unreachable(cause, downtime, waited, snapshot), None, None, cause, hide_parameters=True, code=self.code
+        )
+        self.__cause__ = cause
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the facts and the message; a cause that cannot be pickled becomes an exception that says the same."""
+        return _revive, (type(self), self.args, {**self.__dict__, "orig": _portable(self.orig)})
+
+
+def _revive(kind: type[DatabaseUnavailable], args: tuple[Any, ...], state: dict[str, Any]) -> DatabaseUnavailable:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    error.__cause__ = error.orig
+    return error
+
+
+def _portable(cause: BaseException | None) -> BaseException:
+    """Give an error that comes out of a pickle as it went in."""
+    try:
+        twin = pickle.loads(pickle.dumps(cause))  # noqa: S301 - made in the line itself
+    except Exception:  # noqa: BLE001 - whatever the driver's class does when it is pickled
+        twin = None
+    if cause is not None and type(twin) is type(cause) and str(twin) == str(cause):
+        return cause
+    return RuntimeError(_described(cause))
 
 
 def _restore(
@@ -142,6 +224,28 @@ def _describe(snapshot: PoolSnapshot, verdict: Verdict | None) -> str:
         lines.append("remedies:")
         lines += [f"  {number}. {remedy}" for number, remedy in enumerate(verdict.remedies, 1)]
     return "\n".join(lines)
+
+
+def _unreachable(cause: BaseException, downtime: Downtime, waited: float, snapshot: PoolSnapshot) -> str:
+    """Say that nobody is there, on what evidence, and when that is looked at again."""
+    after = f" after {waited:.2f} s" if waited >= _WAIT_SHOWN else ""
+    if downtime.error_age is None:
+        evidence = f"no answer yet: {_described(cause)}"
+    else:
+        times = "once" if downtime.fails == 1 else f"{downtime.fails} times"
+        evidence = f"last error {downtime.error_age:.1f} s ago: {_described(cause)}; tried {times} in {downtime.lasted:.1f} s"
+    soon = "; an attempt is under way" if downtime.next_try is None else f"; next attempt in {downtime.next_try:.1f} s"
+    return f"no connection{after}: the database cannot be reached: {snapshot}; {evidence}{soon}"
+
+
+def _described(cause: BaseException | None) -> str:
+    """Name an error, with the first line of what it says, and no password."""
+    try:
+        said = str(cause).strip().partition("\n")[0]
+    except Exception as error:  # noqa: BLE001 - a driver's class
+        said = f"(no text: {type(error).__name__})"
+    said = _SECRETS.sub("***", said)
+    return f"{type(cause).__name__}{': ' if said else ''}{said[:_CAUSE_SHOWN]}"
 
 
 def _by_site(holders: tuple[Holder, ...]) -> list[list[Holder]]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SATURATION", "Saturation", "saturation_in"]
 
-SATURATION: Final[tuple[type[Exception], ...]] = (errors.CheckoutError,)
+SATURATION: Final[tuple[type[Exception], ...]] = (errors.NoConnectionError,)
 """The errors that become 503; every other one is left alone."""
 
 

@@ -19,13 +19,16 @@ from sqla_poolguard import (
     CheckoutError,
     CheckoutRejected,
     CheckoutTimeout,
+    DatabaseUnavailable,
     Declaration,
+    Downtime,
     Ending,
     Finding,
     Guard,
     GuardedPool,
     Holder,
     HolderState,
+    NoConnectionError,
     Observer,
     PoolSnapshot,
     Reason,
@@ -177,6 +180,24 @@ async def catch() -> int:
         assert_type(error.status_code, int)
         return 503
     except sqlalchemy.exc.TimeoutError:
+        return 503
+
+
+async def catch_all() -> int:
+    """Use the errors of an outage, and the superclass of all."""
+    try:
+        async with engine.connect():
+            return 200
+    except DatabaseUnavailable as unavailable:
+        assert_type(unavailable.downtime, Downtime)
+        assert_type(unavailable.downtime.next_try, float | None)
+        assert_type(unavailable.reason, str)
+        return unavailable.status_code
+    except NoConnectionError as error:
+        assert_type(error.retry_after, float | None)
+        assert_type(error.snapshot, PoolSnapshot)
+        return len(error.to_problem())
+    except sqlalchemy.exc.OperationalError:
         return 503
 
 

@@ -9,7 +9,18 @@ import pickle
 import pytest
 import sqlalchemy.exc
 
-from sqla_poolguard import CheckoutError, CheckoutRejected, CheckoutTimeout, Holder, PoolSnapshot, Reason, Site
+from sqla_poolguard import (
+    CheckoutError,
+    CheckoutRejected,
+    CheckoutTimeout,
+    DatabaseUnavailable,
+    Downtime,
+    Holder,
+    NoConnectionError,
+    PoolSnapshot,
+    Reason,
+    Site,
+)
 
 
 def holder(line, held, file="/app/orders.py"):
@@ -138,3 +149,168 @@ def test_reasons_are_all_spoken():
     """Every reason makes an error with a message, a problem and a type of its own."""
     types = {CheckoutTimeout(reason=r, waited=0.0, retry_after=None, snapshot=snapshot()).to_problem()["type"] for r in Reason}
     assert len(types) == len(Reason)
+
+
+REFUSED = ConnectionRefusedError(111, "Connect call failed ('10.0.0.7', 5432)")
+
+
+def unavailable(cause=REFUSED, downtime=None, waited=0.0, retry_after=3.2):
+    """Give the error of a newcomer in an outage."""
+    downtime = downtime or Downtime(lasted=3.2, fails=5, error_age=0.4, next_try=0.8)
+    return DatabaseUnavailable(
+        cause=cause, downtime=downtime, waited=waited, retry_after=retry_after, snapshot=snapshot(waiting=2)
+    )
+
+
+class UnpicklableError(Exception):
+    """A driver's error with a lock in it, so to speak."""
+
+    def __reduce__(self):
+        """Refuse."""
+        msg = "cannot pickle"
+        raise TypeError(msg)
+
+
+class TalkativeError(Exception):
+    """Comes out of a pickle as something else."""
+
+    def __init__(self, one, two=""):
+        super().__init__(f"{one}{two}!")
+
+
+class SilentError(Exception):
+    """Has no text."""
+
+    def __str__(self):
+        """Refuse."""
+        raise RuntimeError
+
+
+def test_unavailable_fits_existing_handlers():
+    """It is SQLAlchemy's OperationalError, with its code and link, about no statement; and no error of a checkout."""
+    error = unavailable()
+    assert isinstance(error, sqlalchemy.exc.OperationalError)
+    assert isinstance(error, sqlalchemy.exc.DBAPIError)
+    assert isinstance(error, NoConnectionError)
+    assert not isinstance(error, (CheckoutError, sqlalchemy.exc.TimeoutError))
+    assert (error.code, error.statement, error.params, error.connection_invalidated) == ("e3q8", None, None, False)
+    assert str(error).count("Background on this error") == 1
+    assert str(error).rstrip().endswith("e3q8)")
+
+
+def test_unavailable_has_its_cause():
+    """The last error of connecting is there, and is shown below the traceback."""
+    error = unavailable()
+    assert error.orig is error.__cause__ is REFUSED
+    if hasattr(error, "driver_exception"):  # SQLAlchemy 2.1
+        assert error.driver_exception is REFUSED
+    with pytest.raises(DatabaseUnavailable) as caught:
+        raise error
+    assert caught.value.__cause__ is REFUSED
+
+
+def test_unavailable_data():
+    """Everything in the message is there as data too."""
+    error = unavailable(waited=0.5)
+    assert (error.status_code, error.reason, error.waited, error.retry_after) == (503, "unavailable", 0.5, 3.2)
+    assert (error.snapshot.waiting, error.downtime.fails) == (2, 5)
+
+
+@pytest.mark.parametrize(
+    ("downtime", "waited", "begins", "ends"),
+    [
+        (
+            Downtime(lasted=3.2, fails=5, error_age=0.4, next_try=0.8),
+            0.0,
+            "no connection: the database cannot be reached: pool 'orders' 10+5, 0 out, 0 idle, 2 waiting; last error 0.4 s ago: ",
+            "; tried 5 times in 3.2 s; next attempt in 0.8 s",
+        ),
+        (
+            Downtime(lasted=0.3, fails=1, error_age=0.3, next_try=None),
+            1.0,
+            "no connection after 1.00 s: the database cannot be reached: pool 'orders' 10+5, 0 out, 0 idle, 2 waiting; last error 0.3 s ago: ",
+            "; tried once in 0.3 s; an attempt is under way",
+        ),
+        (
+            Downtime(lasted=0.4, fails=0, error_age=None, next_try=None),
+            0.0,
+            "no connection: the database cannot be reached: pool 'orders' 10+5, 0 out, 0 idle, 2 waiting; no answer yet: ",
+            "; an attempt is under way",
+        ),
+    ],
+)
+def test_unavailable_message(downtime, waited, begins, ends):
+    """What is wrong, with the evidence, and when it is looked at again."""
+    error = unavailable(downtime=downtime, waited=waited)
+    assert error.args == (f"{begins}ConnectionRefusedError: [Errno 111] Connect call failed ('10.0.0.7', 5432){ends}",)
+
+
+@pytest.mark.parametrize(
+    ("cause", "shown"),
+    [
+        (TimeoutError(), "ago: TimeoutError; tried"),
+        (OSError("down\n[SQL: select secret]\n(Background on this error at: x)"), "ago: OSError: down; tried"),
+        (OSError("cannot reach postgresql://app:hunter2@p:w/rd@db:5432/x"), "postgresql://***@db:5432/x; tried"),
+        (OSError("bad option password=hunter2 in there"), "bad option password=*** in there; tried"),
+        (OSError("x" * 1000), f"OSError: {'x' * 200}; tried"),
+        (SilentError(), "ago: SilentError: (no text: RuntimeError); tried"),
+    ],
+)
+def test_unavailable_quotes_the_cause(cause, shown):
+    """Its first line, not more of it than can be read, and no password."""
+    message = str(unavailable(cause))
+    assert shown in message
+    assert "hunter2" not in message
+    assert "SQL" not in message
+
+
+@pytest.mark.parametrize("through", [copy.copy, copy.deepcopy, lambda error: pickle.loads(pickle.dumps(error))])
+@pytest.mark.parametrize(
+    ("cause", "kept"),
+    [(REFUSED, ConnectionRefusedError), (UnpicklableError("locked"), RuntimeError), (TalkativeError("a", "b"), RuntimeError)],
+)
+def test_unavailable_pickle_and_copy(through, cause, kept):
+    """It is the same in every part; a cause that cannot be pickled becomes an error that says the same."""
+    error = unavailable(cause)
+    error.add_detail("during a test")
+    twin = through(error)
+    assert twin is not error
+    assert type(twin) is DatabaseUnavailable
+    assert (str(twin), twin.to_problem()) == (str(error), error.to_problem())
+    assert (twin.reason, twin.waited, twin.retry_after, twin.snapshot, twin.downtime) == (
+        error.reason,
+        error.waited,
+        error.retry_after,
+        error.snapshot,
+        error.downtime,
+    )
+    assert twin.orig is twin.__cause__
+    assert type(twin.orig) is kept
+    assert str(cause) in str(twin.orig)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_unavailable_every_pickle_protocol(protocol):
+    """Old protocols do too."""
+    assert str(pickle.loads(pickle.dumps(unavailable(), protocol))) == str(unavailable())
+
+
+def test_unavailable_problem_tells_no_internals():
+    """A client learns that the database is away, and no address, figure or name."""
+    problem = unavailable().to_problem()
+    assert problem == {
+        "type": "tag:sqla-poolguard,2026:unavailable",
+        "title": "The database cannot be reached",
+        "status": 503,
+        "detail": "The service cannot reach its database at the moment.",
+        "reason": "unavailable",
+        "retry_after": 4,
+    }
+    assert "10.0.0.7" not in json.dumps(problem)
+
+
+@pytest.mark.parametrize("kind", [CheckoutTimeout, CheckoutRejected, DatabaseUnavailable])
+def test_one_handler_for_all(kind):
+    """All that are to become a 503 have one superclass, with the same attributes."""
+    assert issubclass(kind, NoConnectionError)
+    assert kind.status_code == 503
