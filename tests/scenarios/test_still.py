@@ -23,6 +23,7 @@ class Wait:
         self.gone = asyncio.Event()
 
     async def __call__(self):
+        """Await it."""
         await self.gone.wait()
 
 
