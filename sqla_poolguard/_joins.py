@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from sqla_poolguard._awaits import Chain, Hop
 
-__all__ = ["delegates", "is_closing", "is_shield", "joined", "kin", "waiting_tasks"]
+__all__ = ["delegates", "groups", "is_closing", "is_shield", "joined", "kin", "waiting_tasks"]
 
 
 def joined(chain: Chain) -> list[Task[Any]]:
@@ -45,7 +45,7 @@ def delegates(chain: Chain, home: str | None = None) -> list[Task[Any]]:
     """Give the tasks that a framework runs for it: those of the task groups of libraries below its own innermost line."""
     found: list[Any] = []
     for hop in chain.hops[(chain.line(home) or 0) + 1 :]:
-        if not hop.in_greenlet and hop.package not in {"asyncio", "anyio"}:
+        if hop.package not in {"asyncio", "anyio"}:
             found += _grouped(hop)
     return _unique(found)
 
@@ -54,8 +54,7 @@ def kin(chain: Chain) -> list[Task[Any]]:
     """Give the tasks that it waits for, and those of the task groups in whose body it is."""
     found: list[Any] = list(joined(chain))
     for hop in chain.hops:
-        if not hop.in_greenlet:
-            found += _grouped(hop)
+        found += _grouped(hop)
     return _unique(found)
 
 
@@ -84,11 +83,16 @@ def is_shield(future: Future[Any]) -> bool:
     return any(isinstance(inner, Future) for inner in _shielded(future))
 
 
+def groups(hop: Hop) -> list[Any]:
+    """Give asyncio's and anyio's task groups that a frame has, and whose tasks can be told."""
+    found = [
+        value for value in hop.values() if type(value).__name__ == "TaskGroup" and isinstance(getattr(value, "_tasks", None), set)
+    ]
+    return [group for group in found if type(group).__module__.partition(".")[0] in {"asyncio", "anyio"}]
+
+
 def _grouped(hop: Hop) -> list[Any]:
-    """Give the tasks of asyncio's and anyio's task groups that a frame has."""
-    groups = [value for value in hop.values() if type(value).__name__ == "TaskGroup"]
-    known = [group for group in groups if type(group).__module__.partition(".")[0] in {"asyncio", "anyio"}]
-    return [task for group in known for task in getattr(group, "_tasks", None) or ()]
+    return [task for group in groups(hop) for task in group._tasks]
 
 
 def _shielded(future: Future[Any]) -> list[Any]:

@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
     from sqla_poolguard._awaits import Chain
 
-__all__ = ["is_within_reach", "keepers", "option_of", "reaches"]
+__all__ = ["connection_of", "connections_of", "is_within_reach", "keepers", "option_of", "reaches", "variables_of"]
 
 DIRECTLY: Final = 0
 """Only the local variables themselves are looked at."""
 DEEP: Final = 3
 """Likewise what these hold: `self.session`, or `request.scope["state"]["session"]`."""
 
-_MOST_OBJECTS: Final = 400
+_MOST_OBJECTS: Final = 3000
 _MOST_PARTS: Final = 100
 _MOST_REACHED: Final = 100_000
 _CLOSED: Final = frozenset({ModuleType, CodeType, BuiltinFunctionType, FunctionType})
@@ -51,7 +51,12 @@ def reaches(chain: Chain, fairy: object, depth: int = DIRECTLY) -> bool:
     if connection_of(chain, fairy, depth) is not None:
         return True
     driver = getattr(getattr(fairy, "dbapi_connection", None), "driver_connection", None)
-    return driver is not None and any(value is driver for hop in chain.hops for value in hop.values())
+    return driver is not None and any(value is driver for value in variables_of(chain))
+
+
+def variables_of(chain: Chain) -> Iterator[Any]:
+    """Give what the variables of a chain's frames hold."""
+    return (value for hop in chain.hops for value in hop.values())
 
 
 def option_of(connection: Connection, option: str) -> Any:
@@ -88,23 +93,22 @@ def is_within_reach(loop: AbstractEventLoop, tasks: Iterable[Any], fairy: object
     return False
 
 
+def connections_of(chain: Chain, depth: int) -> Iterator[Connection]:
+    """Give SQLAlchemy's connections that the variables of a chain's frames lead to: the nearest first, the innermost frame's first."""
+    context = context_of(chain) if depth else None
+    values = _some(context.values()) if context is not None else []
+    for hop in reversed(chain.hops):
+        if not is_internal(hop.code.co_filename):
+            values += hop.values()
+    for value in _within(values, depth):
+        yield from _connections(value)
+
+
 def connection_of(chain: Chain, fairy: object, depth: int) -> Connection | None:
-    """Find SQLAlchemy's connection over one that is checked out, in the variables of a chain's frames, the innermost first."""
+    """Find SQLAlchemy's connection over one that is checked out, in the variables of a chain's frames."""
     if fairy is None:
         return None
-    context = context_of(chain) if depth else None
-    for value in list(context.values())[:_MOST_PARTS] if context is not None else ():
-        for connection in _connections(value):
-            if getattr(connection, "_dbapi_connection", None) is fairy:
-                return connection
-    for hop in reversed(chain.hops):
-        if is_internal(hop.code.co_filename):
-            continue
-        for value in _within(hop.values(), depth):
-            for connection in _connections(value):
-                if getattr(connection, "_dbapi_connection", None) is fairy:
-                    return connection
-    return None
+    return next((each for each in connections_of(chain, depth) if getattr(each, "_dbapi_connection", None) is fairy), None)
 
 
 def keepers(fairies: list[Any]) -> dict[int, Connection]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from sqla_poolguard import _probe, _reach, _sight
 from sqla_poolguard._awaits import chain_of
 from sqla_poolguard._callsite import is_internal, site_of, this_task
+from sqla_poolguard._census import Census
 from sqla_poolguard._conflicts import find_deadlock
 from sqla_poolguard._facts import SECOND, HolderState
 from sqla_poolguard._judge import Judge
@@ -72,6 +73,7 @@ class Sampler:
         self.pause = min(max(self._patience / _PARTS, _SHORTEST_PAUSE), PAUSE)
         self.rest = on_rest
         self._failed = False
+        self._nearby, self._deep = Census(_reach.DIRECTLY), Census(_reach.DEEP)
 
     def wake(self, loop: AbstractEventLoop) -> None:
         """Look, in the running loop, as long as anything is out."""
@@ -135,6 +137,9 @@ class Sampler:
         out = self.slots.out()
         records = [record for record in out if record.loop is beat.loop]
         around = self._surroundings(records, beat)
+        asked = [census for census in (self._nearby, self._deep) if census.is_asked]
+        if asked:
+            self._quietly(lambda: _count(asked, records, beat.loop), None)
         for record in records:
             if record.lease.granted_at is not None:
                 self._quietly(functools.partial(self._sample_one, record, around, beat, blocked), None)
@@ -205,30 +210,27 @@ class Sampler:
                 and record.loop is not None
                 and not _reach.reaches(chain_of(task), fairy, _reach.DEEP)
             ):
-                streak.search = _sight.Search(record.loop, _reach.DEEP)
-        if streak.search is not None and streak.search.go_on(fairy) and streak.search.found is not None:
-            streak.adopt(streak.search.found)
-            streak.search = None
+                streak.inquiry = self._deep.ask(fairy)
+        if streak.inquiry is not None and streak.inquiry.found is not None:
+            streak.adopt(streak.inquiry.found)
+            streak.inquiry = None
         last = streak.sight
-        future = last.lasting() if last is not None and last.lasting is not None else None
-        if future is not None and not future.done() and getattr(task, "_fut_waiter", None) is future and last is not None:
+        if last is not None and last.still is not None and last.still.lasts(task):
             return last
         driver = _probe.driver_of(record.dbapi_connection)
         return _sight.attribute(task, lease, driver, fairy, around)
 
     def _see_orphan(self, record: GuardedRecord, streak: Streak, fairy: object) -> Sight:
         """See who has a connection whose task has finished."""
-        streak.gone = True
-        if streak.search is None:
-            depth = _reach.DEEP if streak.used_late or _sight.is_helper(record.lease.place) else _reach.DIRECTLY
-            streak.search = _sight.Search(record.loop, depth) if record.loop is not None else None
-        if streak.search is not None:
-            if not streak.search.go_on(fairy):
-                return Sight(HolderState.RUNNING)
-            if streak.search.found is not None:
-                streak.adopt(streak.search.found)
-                return Sight(HolderState.RUNNING)  # until the next look
-        return Sight(HolderState.ORPHANED)
+        if not streak.gone:
+            streak.gone, streak.inquiry = True, None
+        if streak.inquiry is None:
+            census = self._deep if streak.used_late or _sight.is_helper(record.lease.place) else self._nearby
+            streak.inquiry = census.ask(fairy)
+        if streak.inquiry.found is not None:
+            streak.adopt(streak.inquiry.found)
+            return Sight(HolderState.RUNNING)  # until the next look
+        return Sight(HolderState.ORPHANED if streak.inquiry.is_over else HolderState.RUNNING)
 
     def _surroundings(self, records: list[GuardedRecord], beat: Beat | None) -> Surroundings:
         """See who else waits and holds."""
@@ -250,6 +252,17 @@ class Sampler:
     def waiting(self) -> list[Task[Any]]:
         """Give the tasks that queue for the pool."""
         return [task for waiter in self.slots.waiters.live(_WAITERS_SEEN) if (task := _alive(waiter.task)) is not None]
+
+
+def _count(asked: list[Census], records: list[GuardedRecord], loop: AbstractEventLoop) -> None:
+    """Go on finding out which task has which connection."""
+    drivers = {
+        id(_probe.driver_of(record.dbapi_connection)): id(record.fairy_ref())
+        for record in records
+        if record.fairy_ref is not None
+    }
+    for census in asked:
+        census.go_on(loop, drivers)
 
 
 def _samplers(beat: Beat | None) -> list[Sampler]:

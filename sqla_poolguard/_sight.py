@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
-import weakref
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqla_poolguard import _reach
@@ -15,9 +13,10 @@ from sqla_poolguard._facts import SECOND, HolderState
 from sqla_poolguard._holds import OPTION, declarations, declared_in
 from sqla_poolguard._joins import delegates, is_closing, joined, kin
 from sqla_poolguard._otel import trace_id_in
+from sqla_poolguard._stillness import Stillness
 
 if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop, Future, Task
+    from asyncio import AbstractEventLoop, Task
     from collections.abc import Iterator
 
     from sqlalchemy.engine import Connection
@@ -27,11 +26,10 @@ if TYPE_CHECKING:
     from sqla_poolguard._facts import Site
     from sqla_poolguard._ledger import Lease
 
-__all__ = ["Search", "Sight", "Surroundings", "attribute", "declared", "is_helper", "option_of", "shows", "trace_of"]
+__all__ = ["Sight", "Surroundings", "attribute", "declared", "is_helper", "option_of", "shows", "trace_of"]
 
 _GENERATIONS: Final = 4
 _TASKS_SHOWN: Final = 3
-_SEARCH_SECONDS: Final = 0.002
 
 
 class Sight(NamedTuple):
@@ -43,8 +41,8 @@ class Sight(NamedTuple):
     task: str | None = None
     details: tuple[str, ...] = ()
     within: tuple[str, ...] = ()
-    lasting: weakref.ref[Future[Any]] | None = None
-    """While the holder still waits for this, it has not moved, and the sight is true."""
+    still: Stillness | None = None
+    """While this lasts, the sight is true."""
     yields: bool = False
     """Whether it awaits nothing, and only lets others run: how long that takes is not for it to say."""
     declared: str | None = None
@@ -96,7 +94,7 @@ def attribute(task: Task[Any], lease: Lease, driver: Any, fairy: object, around:
         user.task.get_name(),
         tuple(_described(other, home) for other in others[:_TASKS_SHOWN]),
         chain.frameworks(lease.place[0] if lease.place else None),
-        weakref.ref(chain.future) if chain.future is not None and not others and user is chain else None,
+        Stillness(chain, _GENERATIONS) if chain.future is not None else None,
         chain.future is None,
         declared_in(context_of(chain)) or declared_in(context_of(user)),
     )
@@ -186,40 +184,6 @@ def _delegate(chain: Chain, home: str | None) -> Chain | None:
 def _described(task: Task[Any], home: str | None) -> str:
     chain = chain_of(task)
     return f"task {task.get_name()!r} awaits {chain.awaited(home)} at {chain.site(home)}"
-
-
-class Search:
-    """
-    Looks for the task that has a connection whose own task has finished, among all tasks of a loop.
-
-    It may take a while, so it goes on where it stopped, a few milliseconds at a time. Tasks are held weakly.
-    """
-
-    __slots__ = ("_depth", "_left", "found")
-
-    def __init__(self, loop: AbstractEventLoop, depth: int) -> None:
-        """
-        Begin.
-
-        Args:
-            loop: the running loop.
-            depth: how deep to look into the variables of a frame; see `_reach`.
-        """
-        self._depth = depth
-        self._left = [weakref.ref(task) for task in asyncio.all_tasks(loop)]
-        self.found: weakref.ref[Task[Any]] | None = None
-
-    def go_on(self, fairy: object) -> bool:
-        """Look at some more tasks; True when it is over."""
-        until = time.monotonic() + _SEARCH_SECONDS
-        while self._left:
-            task = self._left.pop()()
-            if task is not None and not task.done() and _reach.reaches(chain_of(task), fairy, self._depth):
-                self.found = weakref.ref(task)
-                self._left.clear()
-            if time.monotonic() > until:
-                break
-        return not self._left
 
 
 def trace_of(task: Task[Any]) -> str | None:

@@ -11,10 +11,11 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Connection
 
+    from sqla_poolguard._census import Inquiry
     from sqla_poolguard._facts import Site
     from sqla_poolguard._finding import FindingKind
     from sqla_poolguard._record import GuardedRecord
-    from sqla_poolguard._sight import Search, Sight
+    from sqla_poolguard._sight import Sight
 
 __all__ = ["Streak", "streak_of"]
 
@@ -41,13 +42,13 @@ class Streak:
         "granted_at",
         "in_database",
         "in_transaction",
+        "inquiry",
         "keeper",
         "latent",
         "lived",
         "nested",
         "operations",
         "reclaim_at",
-        "search",
         "sight",
         "task",
         "told",
@@ -80,7 +81,8 @@ class Streak:
         self.nested = 0
         """Samples one after the other that saw it nested."""
         self.sight: Sight | None = None
-        self.search: Search | None = None
+        self.inquiry: Inquiry | None = None
+        """Which task has the connection, where that was asked."""
         self.reclaim_at = 0.0
         """When to see next whether it may be taken back, in seconds of `lived`."""
         self.checked = False
@@ -126,7 +128,7 @@ class Streak:
         """Note that the connection is, or was just, in use."""
         if used and self.operations is not None:
             self.used_late = self.used_late or self.gone
-            self._adopted = self.search = None
+            self._adopted = self.inquiry = self.sight = None
             self.reclaim_at = 0.0
         if self.declared is None:
             self.latent += self.gap_elsewhere - self.gap_yielded

@@ -380,18 +380,23 @@ async def test_ticker_rests(postgres_url):
         assert [finding.kind for finding in stage.findings.all] == [HELD]
 
 
-async def test_looking_is_cheap(postgres_url):
+@pytest.mark.parametrize("grouped", [False, True], ids=["alone", "in_a_task_group"])
+async def test_looking_is_cheap(postgres_url, grouped):
     """
     To look at a lease that is idle, and whose holder has not moved, takes few calls, however deep in other functions it waits.
 
-    With fewer than 80 for each of twenty leases, ten looks a second take less than half a percent of a core, as was measured once:
-    see docs/design/0006.
+    With fewer than 90 for each of twenty leases, ten looks a second take less than half a percent of a core, as was measured once:
+    see docs/design/0006. Likewise in the task group of a middleware, which has another task to be looked at.
     """
     async with Stage(postgres_url, pool_size=20) as stage:
 
         async def deep(levels):
             if levels:
                 await deep(levels - 1)
+            elif grouped:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(asyncio.sleep(30))
+                    await hold(stage, 30)
             else:
                 await hold(stage, 30)
 
@@ -416,4 +421,4 @@ async def test_looking_is_cheap(postgres_url):
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
-        assert calls / 20 < 80
+        assert calls / 20 < 90
