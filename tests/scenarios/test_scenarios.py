@@ -16,20 +16,33 @@ pytestmark = [
 ]
 
 
+TRIES = 3
+"""Times a leak may be played: it lasts for a fraction of a second, for which a machine with other work may stand still."""
+
+
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 async def test_scenario(scenario, postgres_url):
-    """A leak is found, under a name that fits, at the line that is marked; in an innocent scenario nothing is found."""
-    url = postgres_url.replace("+asyncpg", f"+{scenario.driver}")
+    """A leak is found, under a name that fits, at the line that is marked; in an innocent scenario nothing is found, at the first try."""
+    for _ in range(TRIES):
+        found = await play(scenario, postgres_url.replace("+asyncpg", f"+{scenario.driver}"))
+        if not scenario.kinds:
+            assert found == [], f"false alarm: {found}"
+            return
+        if {finding.kind for finding in found} & set(scenario.kinds):
+            break
+    else:
+        pytest.fail(f"missed; found {found}")
+    sites = [finding.current or finding.site for finding in found if finding.kind in scenario.kinds]
+    named = {(site.file, site.line) for site in sites if site is not None}
+    file = inspect.getsourcefile(scenario.play)
+    assert named, found
+    assert named <= {(file, line) for line in scenario.lines()}, f"wrong line, not {scenario.lines()}: {found}"
+
+
+async def play(scenario, url):
+    """Play a scenario, and give what was found."""
     async with Stage(url, **scenario.options) as stage:
         await scenario.play(stage)
         gc.collect()
         await asyncio.sleep(0.02)
-    found = [(finding.kind, finding.current or finding.site) for finding in stage.findings.all]
-    if not scenario.kinds:
-        assert found == [], f"false alarm: {stage.findings.all}"
-        return
-    assert {kind for kind, _ in found} & set(scenario.kinds), f"missed; found {stage.findings.all}"
-    named = {(site.file, site.line) for kind, site in found if kind in scenario.kinds and site is not None}
-    file = inspect.getsourcefile(scenario.play)
-    assert named, found
-    assert named <= {(file, line) for line in scenario.lines()}, f"wrong line, not {scenario.lines()}: {stage.findings.all}"
+    return stage.findings.all
