@@ -136,7 +136,7 @@ async def test_a_connection_from_outside_counts_when_it_is_used(orders):
 
 async def test_what_others_do_does_not_count(orders, tmp_path):
     """Statements of other requests and of the background, at the same time, leave a request as safe as it is."""
-    other = small(name="other", pool_timeout=0.1)
+    other, own = small(name="other", pool_timeout=0.1), small(name="own")
     stock = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/stock.db")
     app = app_of(None, other, nothing)
 
@@ -149,14 +149,14 @@ async def test_what_others_do_does_not_count(orders, tmp_path):
 
     async with other.connect():
         task = asyncio.create_task(busy())
-        unsafe = asyncio.create_task(ask(app_of(orders, other, statement)))
+        unsafe = asyncio.create_task(ask(app_of(own, other, statement)))
         answers = await asyncio.gather(*(ask(app) for _ in range(5)))
         assert [each.json()["retry_safe"] for each in answers] == [True] * 5
         assert (await unsafe).json()["retry_safe"] is False
         over = True
     await task
-    await stock.dispose()
-    await other.dispose()
+    for engine in (stock, other, own):
+        await engine.dispose()
 
 
 async def test_a_mounted_application_counts_with_the_outer_one(orders):
