@@ -12,6 +12,7 @@ from fastapi import Depends, FastAPI
 from sqlalchemy import create_engine, event, text
 from sqlalchemy.engine import Engine
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.util.concurrency import greenlet_spawn
 from starlette.applications import Starlette
 from starlette.routing import Mount, Route
 
@@ -258,7 +259,7 @@ async def test_the_fast_lane_stays_open():
     pool = engine.sync_engine.pool
     fairy = _fastlane.take(pool, pool._clock(), asyncio.get_running_loop())
     assert fairy is not None
-    fairy.close()
+    await greenlet_spawn(fairy.close)  # outside of a greenlet it would be cut off, and its thread would outlive the loop
     await engine.dispose()
 
 
