@@ -12,6 +12,7 @@ from fastapi import Depends, FastAPI
 from sqlalchemy import create_engine, event, text
 from sqlalchemy.engine import Engine
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.util.concurrency import greenlet_spawn
 from starlette.applications import Starlette
 from starlette.routing import Mount, Route
 
@@ -136,7 +137,7 @@ async def test_a_connection_from_outside_counts_when_it_is_used(orders):
 
 async def test_what_others_do_does_not_count(orders, tmp_path):
     """Statements of other requests and of the background, at the same time, leave a request as safe as it is."""
-    other = small(name="other", pool_timeout=0.1)
+    other, own = small(name="other", pool_timeout=0.1), small(name="own")
     stock = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/stock.db")
     app = app_of(None, other, nothing)
 
@@ -149,14 +150,14 @@ async def test_what_others_do_does_not_count(orders, tmp_path):
 
     async with other.connect():
         task = asyncio.create_task(busy())
-        unsafe = asyncio.create_task(ask(app_of(orders, other, statement)))
+        unsafe = asyncio.create_task(ask(app_of(own, other, statement)))
         answers = await asyncio.gather(*(ask(app) for _ in range(5)))
         assert [each.json()["retry_safe"] for each in answers] == [True] * 5
         assert (await unsafe).json()["retry_safe"] is False
         over = True
     await task
-    await stock.dispose()
-    await other.dispose()
+    for engine in (stock, other, own):
+        await engine.dispose()
 
 
 async def test_a_mounted_application_counts_with_the_outer_one(orders):
@@ -258,7 +259,7 @@ async def test_the_fast_lane_stays_open():
     pool = engine.sync_engine.pool
     fairy = _fastlane.take(pool, pool._clock(), asyncio.get_running_loop())
     assert fairy is not None
-    fairy.close()
+    await greenlet_spawn(fairy.close)  # outside of a greenlet it would be cut off, and its thread would outlive the loop
     await engine.dispose()
 
 
