@@ -55,41 +55,25 @@ class Breaker:
     The figures are the simulation's (after 30 s of outage back in 1.2 s, at worst 2.8 s), except where said.
     """
 
-    __slots__ = (
-        "_connects",
-        "_failed_at",
-        "_jitter",
-        "_known",
-        "_most",
-        "_opens",
-        "_patience",
-        "_probe",
-        "_steps",
-        "_succeeded_at",
-        "_wanted_at",
-        "down_since",
-        "fails",
-        "last_error",
-        "limit",
-        "probe_at",
-        "state",
-        "usual",
-    )
-
-    def __init__(self, patience: float, most: int, jitter: Callable[[], float], *, opens: bool = True) -> None:
+    def __init__(
+        self, patience: float, most: float, jitter: Callable[[], float], *, opens: bool = True, slow: float | None = None
+    ) -> None:
         """
         Make a closed one.
 
         Args:
             patience: seconds of outage that waiters ride out, a fourth of `max_wait`.
-            most: connects that may be under way at one time.
+            most: connects that may be under way at one time; infinity for any number.
             jitter: gives a random number from 0 to 1, 1 excluded.
             opens: False for one that only counts connects, and never says no for another reason.
+            slow: seconds after which a connect without an answer is an outage; default: `patience`, or all of `max_wait`
+                while none has succeeded yet (our own figure).
         """
         self._patience = patience
         self._most = most
         self._jitter = jitter
         self._opens = opens
+        self._slow = slow
         self.forget()
 
     def forget(self) -> None:
@@ -102,13 +86,13 @@ class Breaker:
         """Seconds that a connect takes that succeeds."""
         self._shut(self._most)
 
-    def _shut(self, limit: int) -> None:
+    def _shut(self, limit: float) -> None:
         """Close it; what is still under way from before is counted no more."""
         self._connects.clear()
         self._probe = None
         self._steps = 0
         self.state = BreakerState.CLOSED
-        self.limit = limit
+        self.limit: float = limit
         """Connects that may be under way: after an outage 1, and 1 more for each success; 0 while open; 1, the probe, while half open."""
         self.probe_at = math.inf
         """When the next probe is due, or the one under way was, on the pool's clock; infinity while closed."""
@@ -128,6 +112,11 @@ class Breaker:
         return len(self._connects)
 
     @property
+    def is_busy(self) -> bool:
+        """Whether it is not closed, or a connect is under way."""
+        return bool(self._connects) or self.state is not BreakerState.CLOSED
+
+    @property
     def wake_at(self) -> float:
         """When a timer is to ask `begin_probe()`; infinity if none is needed, or if nothing was wanted for 30 s."""
         due = self.probe_at if self.state is BreakerState.OPEN else math.inf
@@ -137,6 +126,10 @@ class Breaker:
         """Note that somebody wants a connection that is not there, when it comes and as long as it waits; see `wake_at` afterwards."""
         self._wanted_at = now
 
+    def may_begin(self) -> bool:
+        """Tell whether a request may connect."""
+        return self.state is BreakerState.CLOSED and len(self._connects) < self.limit
+
     def begin(self, now: float) -> Connect | None:
         """
         Begin a connect on behalf of a request; it must be reported as succeeded, failed or abandoned.
@@ -144,7 +137,7 @@ class Breaker:
         Returns:
             None if it is not allowed to.
         """
-        if self.state is not BreakerState.CLOSED or len(self._connects) >= self.limit:
+        if not self.may_begin():
             return None
         self._wanted_at = now
         return self._begin(now)
@@ -206,6 +199,10 @@ class Breaker:
             self.failed(connect, now, TimeoutError(f"connecting was given up after {age:.1f} s"))
         else:
             del self._connects[connect]
+
+    def returned(self, connect: Connect) -> None:
+        """Note that a connect was never tried: who was to do it is gone."""
+        self._connects.pop(connect, None)
 
     def _arm(self, now: float, steps: int) -> None:
         """Open, with the next probe after a pause of full jitter."""
@@ -269,7 +266,9 @@ class Breaker:
         return 0.0 if connect is None else now - connect.since
 
     def _long(self) -> float:
-        """Give the seconds after which a connect takes too long; while none has succeeded yet, all of `max_wait` (our own figure)."""
+        """Give the seconds after which a connect takes too long."""
+        if self._slow is not None:
+            return max(3 * self.usual, self._slow)
         return max(3 * self.usual, self._patience if self._known else 4 * self._patience)
 
     def check(self) -> None:

@@ -261,6 +261,8 @@ class PoolSnapshot:
     """Connection-seconds wasted by line of code, the worst first."""
     declared: tuple[Declaration, ...] = ()
     """Holds that the application declared legitimate, in this process."""
+    downtime: Downtime | None = None
+    """What is known of the outage, while the database cannot be reached."""
 
     @property
     def limit(self) -> int | None:

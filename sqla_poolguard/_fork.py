@@ -34,6 +34,7 @@ def _in_child() -> None:
             if fairy is not None:  # whoever holds a copy of it in the child can neither speak to the server nor close it
                 fairy.dbapi_connection = None  # type: ignore[assignment] # as SQLAlchemy does
         pool._watch.forget()
+        pool._connecting.forget()
     ticker.forget()
     _holds.forget()
 

@@ -135,6 +135,11 @@ class Gate:
         self._gap = gap = max(admission.pace.gap(now, slots.taken), longest / max(slots.taken, 1))
         return gap
 
+    def pace(self, now: float) -> float:
+        """Estimate the seconds between two connections coming back, once all are there again."""
+        slots = self._slots
+        return self._admission.pace.gap(now, int(min(slots.limit, slots.size + max(slots.max_overflow, 0))) or 1)
+
     def forget(self) -> None:
         """Begin anew, in a forked child: who waited, and how fast connections came back, was the parent's."""
         self._admission = Admission(self._admission.max_wait, self._slots.limit)

@@ -79,6 +79,16 @@ class Guard:
     max_waiting: int | None = None
     """Requests that may wait at one time; the next one gets `CheckoutRejected`; None means no limit."""
 
+    breaker: bool = True
+    """
+    Once a connect has failed, tie no request to one any more, and find out in the background when the database is back.
+
+    While no connection lives, requests wait for it as long as `max_wait` (one second), then get `DatabaseUnavailable` at once.
+    """
+
+    connect_limit: int | None = 3
+    """Connections that may be opened at one time; None means no limit."""
+
     overflow_linger: float = 0.0
     """Seconds for which an idle connection above `pool_size` is kept, in case it is wanted again soon; 0 means to close it, as SQLAlchemy does."""
 
@@ -196,6 +206,16 @@ def _count(option: str, value: object) -> int | None:
     return int(number)
 
 
+def _some(option: str, value: object) -> int | None:
+    allowed = "None or a whole number, 1 or more"
+    number = _number(option, value, allowed)
+    if number is None:
+        return None
+    if number < 1 or not number.is_integer():
+        raise _refuse(option, value, allowed)
+    return int(number)
+
+
 def _choice(*allowed: str) -> Callable[[str, object], object]:
     def check(option: str, value: object) -> str:
         if isinstance(value, str) and value in allowed:
@@ -247,6 +267,8 @@ _CHECKS: Final[dict[str, Callable[[str, object], object]]] = {
     "fail_fast": _fail_fast,
     "max_wait": _seconds,
     "max_waiting": _count,
+    "breaker": _switch,
+    "connect_limit": _some,
     "overflow_linger": _span,
     "ping_after": _seconds,
     "capture": _choice("site", "stack", "off"),

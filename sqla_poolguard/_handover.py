@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy.util import concurrency
 
+from sqla_poolguard._breaker import Connect
+
 if TYPE_CHECKING:
     from asyncio import Future
     from collections.abc import Callable
@@ -16,10 +18,11 @@ if TYPE_CHECKING:
     from sqla_poolguard._slots import Slots
     from sqla_poolguard._waiters import Waiter
 
-__all__ = ["Evicted", "Expired", "Handover", "Stuck"]
+__all__ = ["Evicted", "Expired", "Handover", "Stuck", "Unreachable"]
 
 _EXPIRED: Final = object()
 _EVICTED: Final = object()
+_UNREACHABLE: Final = object()
 
 _await: Final[Callable[[Any], Any]] = getattr(concurrency, "await_", concurrency.await_only)
 
@@ -32,6 +35,10 @@ class Evicted(Exception):  # noqa: N818 - likewise
     """The waiter was turned away for one that came later."""
 
 
+class Unreachable(Exception):  # noqa: N818 - likewise
+    """The waiter was turned away since the database cannot be reached."""
+
+
 class Stuck(Exception):  # noqa: N818 - likewise
     """The waiter would wait for ever; its arguments are the proof, line by line."""
 
@@ -40,7 +47,7 @@ class Handover:
     """
     The hands of one pool.
 
-    What is handed to a waiter is a record, or None: a free slot, reserved for it, in which it opens a connection itself.
+    What is handed to a waiter is a record, or a free slot, reserved for it, in which it is to connect itself.
     Nothing is ever lost between two hands: whatever a waiter can no longer take is handed on.
     """
 
@@ -51,7 +58,7 @@ class Handover:
         self.linger: Callable[[], bool] = bool
         """Asked before connections above `pool_size` are closed: True puts it off. By default, never."""
 
-    def wait(self, waiter: Waiter) -> GuardedRecord | None:
+    def wait(self, waiter: Waiter) -> GuardedRecord | Connect:
         """
         Wait in the queue, inside one of SQLAlchemy's greenlets.
 
@@ -59,14 +66,14 @@ class Handover:
             Expired: the waiter's deadline passed.
             Evicted: it was turned away.
             Stuck: it would have waited for ever.
+            Unreachable: nothing lives, and the database cannot be reached.
         """
         slots, future = self._slots, waiter.future
         slots.enqueue(waiter)
         try:
-            if (
-                slots.idle or slots.taken < slots.limit
-            ):  # a connection has come back since we looked, from another thread or the garbage collector
-                self._hand_out()
+            # a connection may have come back since we looked, from another thread or the garbage collector
+            if slots.idle or slots.taken < slots.limit:
+                self.hand_out()
             given = _await(future)
         except BaseException:
             if future.done() and not future.cancelled():
@@ -76,12 +83,14 @@ class Handover:
             else:
                 future.cancel()
                 slots.gave_up(waiter)
-                self._hand_out()
+                self.hand_out()
             raise
         if given is _EXPIRED:
             raise Expired
         if given is _EVICTED:
             raise Evicted
+        if given is _UNREACHABLE:
+            raise Unreachable
         if isinstance(given, Stuck):
             raise given
         return given  # type: ignore[no-any-return]
@@ -90,6 +99,11 @@ class Handover:
         """Turn away every waiter whose deadline has passed."""
         for waiter in self._slots.expired(now):
             self._deliver(waiter, _EXPIRED)
+
+    def turn_away(self, since: float) -> None:
+        """Turn away every waiter that has waited since then, or for longer: the database cannot be reached."""
+        for waiter in self._slots.older(since):
+            self._deliver(waiter, _UNREACHABLE)
 
     def evict(self, waiter: Waiter) -> None:
         """Turn a waiter away that was taken out of the queue."""
@@ -114,11 +128,11 @@ class Handover:
     def free(self, record: GuardedRecord | None) -> None:
         """Free a slot, and offer it to whoever waits. It awaits nothing: the garbage collector comes here."""
         self._slots.vacate(record)
-        self._hand_out()
+        self.hand_out()
 
     def settle(self) -> None:
         """Give everything that is free to those who wait, then close what is one too many."""
-        self._hand_out()
+        self.hand_out()
         if len(self._slots.idle) > self._slots.keep and not self.linger():
             while (record := self._slots.surplus()) is not None:
                 self.discard(record)
@@ -142,9 +156,15 @@ class Handover:
                 record.close()
         finally:
             self._slots.vacate(record)
-            self._hand_out()
+            self.hand_out()
 
-    def _hand_out(self) -> None:
+    def drop(self, connect: Connect) -> None:
+        """Free a slot in which nobody has tried to connect, and offer it to whoever waits."""
+        self._slots.give_back(connect)
+        self.hand_out()
+
+    def hand_out(self) -> None:
+        """Give what is free to whoever waits."""
         slots = self._slots
         while slots.waiters.queued and (slots.idle or slots.taken < slots.limit):  # a glance that saves most matches
             pair = slots.match()
@@ -153,8 +173,8 @@ class Handover:
             waiter, given = pair
             if self._deliver(waiter, given):
                 continue
-            if given is None:
-                slots.vacate(None)
+            if isinstance(given, Connect):
+                slots.give_back(given)
             else:
                 slots.put_back(given)
 
@@ -178,14 +198,14 @@ class Handover:
             if _is_given(given):
                 self._take_back(given)
 
-    def _take_back(self, given: GuardedRecord | None) -> None:
+    def _take_back(self, given: GuardedRecord | Connect) -> None:
         """Hand on what was handed over in vain."""
-        if given is None:
-            self.free(None)
+        if isinstance(given, Connect):
+            self.drop(given)
         else:
             self.give_back(given)
 
 
 def _is_given(given: Any) -> bool:
     """Tell whether a waiter was given something, and not turned away."""
-    return given is not _EXPIRED and given is not _EVICTED and not isinstance(given, Stuck)
+    return given is not _EXPIRED and given is not _EVICTED and given is not _UNREACHABLE and not isinstance(given, Stuck)

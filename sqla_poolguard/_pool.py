@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import time
 from asyncio.events import _get_running_loop
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from sqlalchemy.pool import Pool
 
 from sqla_poolguard import _fastlane
 from sqla_poolguard._callsite import capture
+from sqla_poolguard._connecting import Connecting, NotNow, make_breaker
 from sqla_poolguard._deadline import Deadline, DeadlinePassed
 from sqla_poolguard._facts import Ending
 from sqla_poolguard._figures import Figures, check_arguments
@@ -23,7 +25,7 @@ from sqla_poolguard._naming import address_of, claim
 from sqla_poolguard._observers import Observers
 from sqla_poolguard._otel import observe
 from sqla_poolguard._quiet import Quiet
-from sqla_poolguard._record import GuardedRecord, cut_off, is_leaked, listen
+from sqla_poolguard._record import POLITE, GuardedRecord, cut_off, is_leaked, listen
 from sqla_poolguard._reporter import Reporter
 from sqla_poolguard._slots import Slots
 from sqla_poolguard._supply import Supply
@@ -44,9 +46,6 @@ __all__ = ["GuardedPool"]
 
 _CHECKED_IN: Final = Ending.CHECKED_IN
 
-_POLITE: Final = 0.25
-"""Seconds that a connection which is terminated has to say goodbye."""
-
 
 class GuardedPool(Figures):
     """
@@ -60,6 +59,7 @@ class GuardedPool(Figures):
 
     # not for memory: beside SQLAlchemy's attributes, in one dictionary, ours would be found more slowly, by an eighth of a checkout
     __slots__ = (
+        "_connecting",
         "_disposed",
         "_fast",
         "_guard",
@@ -124,7 +124,8 @@ class GuardedPool(Figures):
         if self._fast:
             self._quiet = Quiet(self.dispatch, self.logger)
         self._disposed = False
-        self._slots = Slots(pool_size, max_overflow, use_lifo=use_lifo)
+        patience = math.inf if timeout is None else timeout
+        self._slots = Slots(pool_size, max_overflow, make_breaker(self._guard, patience), self._clock, use_lifo=use_lifo)
         self._handover = Handover(self._slots)
         if _predecessor is None:
             reporter = self._make_reporter(creator)
@@ -135,9 +136,8 @@ class GuardedPool(Figures):
         self._ledger.open_pool(self._slots)
         below = type(self).__mro__[: type(self).__mro__.index(GuardedPool)]
         self._who = capture(self._guard.capture, sum("connect" in vars(cls) for cls in below))
-        self._watch: Watch = Watch(
-            self._guard, self._slots, self._handover, reporter, self._clock, math.inf if timeout is None else timeout
-        )
+        self._watch: Watch = Watch(self._guard, self._slots, self._handover, reporter, self._clock, patience)
+        self._connecting: Connecting = Connecting(self, patience)
         self._supply: Supply = Supply(self)
         guard_against_fork(self)
 
@@ -189,6 +189,7 @@ class GuardedPool(Figures):
         Raises:
             CheckoutTimeout: none in time.
             CheckoutRejected: not allowed to wait.
+            DatabaseUnavailable: none lives, and the database cannot be reached.
         """
         asked_at = self._clock()
         loop = _get_running_loop()
@@ -212,7 +213,9 @@ class GuardedPool(Figures):
         return fairy  # type: ignore[no-any-return]
 
     def _check_out(self, asked_at: float, place: Place | None) -> Any:
-        return _fastlane.check_out(self, asked_at, place) if self._fast else super().connect()
+        while True:
+            with suppress(NotNow):  # the database cannot be reached: wait for a connection that lives, or for its return
+                return _fastlane.check_out(self, asked_at, place) if self._fast else super().connect()
 
     def _do_get(self) -> ConnectionPoolEntry:
         return self._supply.get(self._clock())
@@ -257,16 +260,17 @@ class GuardedPool(Figures):
             cut_off(self, connection)
             return
         try:
-            with Deadline(_POLITE if terminate else math.inf):
+            with Deadline(POLITE if terminate else math.inf):
                 super()._close_connection(connection, terminate=terminate)
         except DeadlinePassed:
-            self.logger.debug("Connection %r did not close in %s s; it was cut off", connection, _POLITE)
+            self.logger.debug("Connection %r did not close in %s s; it was cut off", connection, POLITE)
 
     # what SQLAlchemy asks of a pool
 
     def dispose(self) -> None:
         """Close the idle connections. Those that are out are closed when they come back, once `recreate()` was called."""
         try:
+            self._connecting.stop()
             self._handover.close_idle(0)
         finally:
             self._disposed = True

@@ -19,12 +19,16 @@ from sqla_poolguard._slow import time_statements
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
+    from collections.abc import Callable
 
     from sqlalchemy.pool import PoolResetState
 
     from sqla_poolguard._pool import GuardedPool
 
-__all__ = ["GuardedRecord", "cut_off", "is_leaked", "leaked", "listen"]
+__all__ = ["POLITE", "GuardedRecord", "cut_off", "is_leaked", "leaked", "listen"]
+
+POLITE: Final = 0.25
+"""Seconds that a connection which is terminated has to say goodbye."""
 
 _found: Final = threading.local()
 
@@ -65,6 +69,27 @@ class GuardedRecord(_ConnectionRecord):
             self.loop = running
             return False
         return True
+
+    def get_connection(self) -> Any:
+        """Give the connection; if it is gone, connect anew. One that is there was found good just before."""
+        return self.dbapi_connection if self.dbapi_connection is not None else self.connect_anew()
+
+    def connect_anew(self) -> Any:
+        """
+        Connect anew, and drop what there was.
+
+        Raises:
+            NotNow: nobody may connect now, or the database could not be reached.
+        """
+        get: Callable[[], Any] = super().get_connection
+        return self.guarded._connecting.reconnect(get)
+
+    def is_good(self) -> bool:
+        """Tell whether the connection can be used as it is; while the database is down, its age does not matter."""
+        pool, started = self.guarded, self.starttime
+        if self.dbapi_connection is None or pool._invalidate_time > started or self._soft_invalidate_time > started:
+            return False
+        return pool._recycle < 0 or time.time() - started <= pool._recycle or pool._slots.breaker.down_since is not None
 
     def abandon(self) -> None:
         """Drop a foreign connection. Nothing can be awaited in its loop from here, so it is cut off, not closed politely."""

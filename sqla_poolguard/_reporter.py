@@ -12,9 +12,10 @@ from sqla_poolguard._facts import Checkout, Holder, PoolSnapshot, Reason, Reject
 from sqla_poolguard._finding import Finding, FindingKind
 from sqla_poolguard._findings import Findings
 from sqla_poolguard._holds import declarations
+from sqla_poolguard._outage import classify, keepsake
 from sqla_poolguard._retry import RetryLine
 from sqla_poolguard._verdict import deadlocked, judge
-from sqla_poolguard.errors import CheckoutRejected, CheckoutTimeout
+from sqla_poolguard.errors import CheckoutRejected, CheckoutTimeout, DatabaseUnavailable
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -226,6 +227,7 @@ class Reporter:
             findings=self.findings.listed(),
             waste=self.findings.waste(),
             declared=declarations(),
+            downtime=slots.breaker.downtime(now) if slots.breaker.down_since is not None else None,
         )
 
     def refusal(
@@ -263,6 +265,29 @@ class Reporter:
         retry_after = self._retry.next_turn(now, slots.waiters.about, gap)
         kind = CheckoutRejected if reason in _SHED else CheckoutTimeout
         return kind(reason=reason, waited=waited, retry_after=retry_after, snapshot=last[2], verdict=verdict)
+
+    def unavailable(self, cause: BaseException, waited: float, slots: Slots[Any], now: float, gap: float) -> Exception:
+        """
+        Make the error for a request while no connection lives and the database cannot be reached.
+
+        An outage is over sooner the shorter it has lasted: come back after as long again (research on overload, section 4).
+
+        Args:
+            cause: why it cannot be reached; one that a person has to mend is given as it is.
+            waited: seconds the request has waited.
+            slots: those of the current generation.
+            now: seconds on the pool's clock.
+            gap: seconds between two connections coming back, once they are there.
+        """
+        if classify(cause).unchanged:
+            return keepsake(cause)  # type: ignore[return-value] # nothing else than an exception is classified so
+        moves = (self.ledger.granted, sum(self.ledger.ended.values()))
+        last = self._last_look
+        if last is None or last[1] != moves or not 0 <= now - last[0] < _LOOK_SHARED:
+            last = self._last_look = (now, moves, self.snapshot(slots, now, but=1), None)
+        downtime = slots.breaker.downtime(now)
+        retry_after = self._retry.next_turn(now, slots.waiters.about, gap, max(slots.breaker.eta(now), downtime.lasted))
+        return DatabaseUnavailable(cause=cause, downtime=downtime, waited=waited, retry_after=retry_after, snapshot=last[2])
 
     def rejection(self, reason: Reason, waited: float, place: Any, task: str | None, error: BaseException) -> Rejection:
         """Describe a request that got nothing."""

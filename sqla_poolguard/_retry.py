@@ -23,7 +23,7 @@ class RetryLine:
     def __init__(self) -> None:
         self._last = 0.0
 
-    def next_turn(self, now: float, waiting: int, gap: float) -> float:
+    def next_turn(self, now: float, waiting: int, gap: float, soonest: float = 0.0) -> float:
         """
         Take the next place.
 
@@ -31,10 +31,11 @@ class RetryLine:
             now: seconds on the pool's clock.
             waiting: requests that wait already.
             gap: seconds between two connections coming back while all are out.
+            soonest: seconds before which it would be in vain in any case.
 
         Returns:
             Seconds from now, at most 30.
         """
-        start = now + waiting * gap
+        start = now + max(waiting * gap, soonest)
         self._last = min(max(self._last, start) + 2 * gap, now + _LONGEST)
         return self._last - now

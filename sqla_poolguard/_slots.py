@@ -7,11 +7,13 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
+from sqla_poolguard._breaker import Breaker
 from sqla_poolguard._waiters import Waiters
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sqla_poolguard._breaker import Connect
     from sqla_poolguard._ledger import Lease
     from sqla_poolguard._overload import Priority
     from sqla_poolguard._waiters import Waiter
@@ -37,7 +39,7 @@ class Slots(Generic[R]):
 
         idle + leased + busy == taken <= limit
 
-    and nobody waits while a connection is idle or a slot is free.
+    and nobody waits while a connection is idle, or a slot is free and the breaker allows to connect.
 
     `taken` and `records` change, and waiters leave the queue, under `_lock`, which the garbage collector may re-enter.
     Otherwise the deques need no lock: each of their methods is one step of the interpreter.
@@ -46,7 +48,9 @@ class Slots(Generic[R]):
     __slots__ = (
         "__weakref__",
         "_abandoned",
+        "_clock",
         "_lock",
+        "breaker",
         "idle",
         "keep",
         "limit",
@@ -60,15 +64,27 @@ class Slots(Generic[R]):
         "waiters",
     )
 
-    def __init__(self, size: int, max_overflow: int, *, use_lifo: bool = False) -> None:
+    def __init__(
+        self,
+        size: int,
+        max_overflow: int,
+        breaker: Breaker | None = None,
+        clock: Callable[[], float] = float,
+        *,
+        use_lifo: bool = False,
+    ) -> None:
         """
         Make empty slots.
 
         Args:
             size: connections to keep when idle; 0 means no limit at all.
             max_overflow: connections allowed above that; below 0 means no limit.
+            breaker: tells whether a connection may be opened in a free slot; by default, any may.
+            clock: the pool's clock, in seconds.
             use_lifo: hand out the connection that came back last.
         """
+        self.breaker = breaker or Breaker(math.inf, math.inf, float, opens=False)
+        self._clock = clock
         self.size = size
         self.max_overflow = -1 if size == 0 else max_overflow
         self.keep: float = size or math.inf
@@ -89,13 +105,53 @@ class Slots(Generic[R]):
         state = ", retired" if self.retired else ""
         return f"<Slots {self.taken} of {self.limit} taken: {len(self.idle)} idle, {len(self.waiters)} waiting{state}>"
 
-    def reserve(self) -> bool:
-        """Take a free slot, to open a connection in; False if there is none."""
+    def reserve(self) -> Connect | None:
+        """Take a free slot, to open a connection in; None if there is none, or if nobody may connect now."""
         with self._lock:
             if self.taken >= self.limit:
-                return False
-            self.taken += 1
-            return True
+                return None
+            connect = self.breaker.begin(self._clock())
+            if connect is not None:
+                self.taken += 1
+            return connect
+
+    def reserve_for_probe(self) -> Connect | None:
+        """Take a free slot for the breaker's probe; None if there is none, or if no probe is due."""
+        with self._lock:
+            if self.taken >= self.limit:
+                return None
+            connect = self.breaker.begin_probe(self._clock())
+            if connect is not None:
+                self.taken += 1
+            return connect
+
+    def begin(self) -> Connect | None:
+        """Begin to connect in a slot that one has already; None if nobody may connect now."""
+        with self._lock:
+            return self.breaker.begin(self._clock())
+
+    def connected(self, connect: Connect) -> None:
+        """Note that a connect has shown that the database is there; to be followed by a match."""
+        with self._lock:
+            self.breaker.succeeded(connect, self._clock())
+
+    def not_connected(self, connect: Connect, error: BaseException | None) -> None:
+        """Note that a connect failed, or was given up (None); to be followed by a match."""
+        with self._lock:
+            if error is None:
+                self.breaker.abandoned(connect, self._clock())
+            else:
+                self.breaker.failed(connect, self._clock(), error)
+
+    def give_back(self, connect: Connect) -> None:
+        """Free a slot in which nobody has tried to connect; to be followed by a match."""
+        with self._lock:
+            self.breaker.returned(connect)
+            self.vacate(None)
+
+    def lives(self) -> bool:
+        """Tell whether there is any connection that will come back, or is there."""
+        return bool(self.idle or self.out())
 
     def fill(self, record: R) -> None:
         """Let a record fill the slot that was reserved for it."""
@@ -117,16 +173,16 @@ class Slots(Generic[R]):
                 msg = f"bug: {len(self.records)} records in {self.taken} slots"
                 raise AssertionError(msg)
 
-    def match(self) -> tuple[Waiter, R | None] | None:
+    def match(self) -> tuple[Waiter, R | Connect] | None:
         """
-        Pair the first live waiter with an idle connection, or with a free slot (None), which is then reserved.
+        Pair the first live waiter with an idle connection, or with a free slot, which is then reserved for its connect.
 
         Returns:
             None when nobody waits or nothing is free.
         """
         with self._lock:
             idle, waiters = self.idle, self.waiters
-            while waiters.queued and (idle or self.taken < self.limit):
+            while waiters.queued and (idle or (self.taken < self.limit and self.breaker.may_begin())):
                 waiter = waiters.pop()
                 if waiter is None:
                     return None
@@ -135,8 +191,9 @@ class Slots(Generic[R]):
                         return waiter, self.take()
                     except IndexError:  # just taken: by another thread, or by the garbage collector
                         pass
-                if self.reserve():
-                    return waiter, None
+                connect = self.reserve()
+                if connect is not None:
+                    return waiter, connect
                 waiters.put_back(waiter)
         return None
 
@@ -144,6 +201,11 @@ class Slots(Generic[R]):
         """Take out every waiter whose deadline has passed."""
         with self._lock:
             return self.waiters.expired(now)
+
+    def older(self, since: float) -> list[Waiter]:
+        """Take out every waiter that has waited since then, or for longer."""
+        with self._lock:
+            return self.waiters.older(since)
 
     def next_deadline(self) -> float:
         """When the first waiter's deadline passes; infinity if nobody waits."""
@@ -205,6 +267,7 @@ class Slots(Generic[R]):
         self.idle.clear()
         self.waiters = Waiters()
         self.taken = 0
+        self.breaker.forget()
         return abandoned
 
     def out(self) -> list[R]:
@@ -223,7 +286,7 @@ class Slots(Generic[R]):
             idle, leased, taken, live = len(self.idle), len(self.leases()), self.taken, len(self.waiters)
             busy = taken - idle - leased
             sound = busy >= 0 and taken <= self.limit and len(self.records) <= taken
-            awake = not (live and (idle or taken < self.limit))
+            awake = not (live and (idle or (taken < self.limit and self.breaker.may_begin())))
             if sound and awake:
                 return None
             return (

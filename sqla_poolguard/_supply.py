@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 import sqlalchemy.exc
 
+from sqla_poolguard._breaker import Connect
 from sqla_poolguard._deadline import Deadline, DeadlinePassed
 from sqla_poolguard._facts import Reason
-from sqla_poolguard._handover import Evicted, Expired, Stuck
+from sqla_poolguard._handover import Evicted, Expired, Stuck, Unreachable
 from sqla_poolguard._ping import ping
 from sqla_poolguard._urgency import due
 from sqla_poolguard.errors import CheckoutError
@@ -49,6 +50,8 @@ class Supply:
         Raises:
             CheckoutTimeout: none in time.
             CheckoutRejected: not allowed to wait.
+            DatabaseUnavailable: none lives, and the database cannot be reached.
+            NotNow: the one that it got was dead, and nobody may connect; to be asked again.
         """
         record = self._idle() if self._pool._slots.idle else None
         if record is None:
@@ -66,22 +69,25 @@ class Supply:
     def _obtain(self, asked_at: float, place: Place | None) -> GuardedRecord:
         """Get a record when none is idle: in a free slot, or by waiting for either."""
         pool, slots = self._pool, self._pool._slots
-        if slots.taken < slots.limit and slots.reserve():
-            record = self._open(asked_at)
+        connect = slots.reserve() if slots.taken < slots.limit else None
+        if connect is not None:
+            record = self._open(connect, asked_at)
             record.lease.delay = (0.0, 0)
         else:
             waiter = self._waiter(asked_at, place)
             try:
                 given = pool._handover.wait(waiter)
             except Expired:
-                raise pool._watch.refusal(self._overrun(asked_at), asked_at) from None
+                raise self._too_late(asked_at) from None
+            except Unreachable:
+                raise pool._watch.unavailable(slots.breaker.cause(pool._clock()), asked_at) from None
             except Evicted:
                 raise pool._watch.refusal(Reason.REJECTED, asked_at) from None
             except Stuck as stuck:
                 raise pool._watch.refusal(Reason.DEADLOCK, asked_at, stuck.args) from None
             delay = (pool._clock() - asked_at, waiter.ahead)
-            if given is None:
-                record = self._open(asked_at)
+            if isinstance(given, Connect):
+                record = self._open(given, asked_at)
             else:
                 record = given
                 self._make_ready(record, asked_at)
@@ -91,6 +97,12 @@ class Supply:
     def _waiter(self, asked_at: float, place: Place | None) -> Waiter:
         """Make the waiter that is to queue, if it may."""
         pool, watch = self._pool, self._pool._watch
+        now = asked_at
+        if pool._slots.breaker.is_busy:
+            now = pool._clock()
+            down = pool._connecting.is_down(now)
+            if down is not None:
+                raise watch.unavailable(down, asked_at)
         if self._patience <= 0:
             raise watch.refusal(Reason.TIMEOUT, asked_at)
         loop = _get_running_loop()
@@ -98,9 +110,9 @@ class Supply:
             msg = "the pool is exhausted, and no event loop is running in which to wait for a connection"
             raise sqlalchemy.exc.MissingGreenlet(msg)
         deadline = min(asked_at + self._patience, due())
-        if deadline <= asked_at:
-            raise watch.refusal(Reason.DEADLINE, asked_at)
-        waiter = watch.waiter(loop, asked_at, deadline, place or pool._who(1))
+        if deadline <= now:
+            raise self._too_late(asked_at)
+        waiter = watch.waiter(loop, now, deadline, place or pool._who(1))
         if isinstance(waiter, Reason):
             raise watch.refusal(waiter, asked_at)
         return waiter
@@ -113,33 +125,34 @@ class Supply:
         """Tell which of the deadlines of a request has passed first."""
         return Reason.DEADLINE if due() < self._end(asked_at) else Reason.TIMEOUT
 
-    def _open(self, asked_at: float) -> GuardedRecord:
+    def _too_late(self, asked_at: float) -> Exception:
+        """Make the error for one who has waited in vain."""
+        watch = self._pool._watch
+        down = self._pool._connecting.gave_up()
+        return watch.refusal(self._overrun(asked_at), asked_at) if down is None else watch.unavailable(down, asked_at)
+
+    def _open(self, connect: Connect, asked_at: float) -> GuardedRecord:
         """Open a connection in the slot that was reserved; a slot that stays empty is handed on as such."""
         record: GuardedRecord | None = None
         loop = _get_running_loop()
         if loop is not None:
             self._pool._watch.sampler.wake(loop)  # should it take too long, it is to be known whether the loop was late
         try:
-            record = self.in_time(self._pool._create_connection, asked_at)
+            record = self.in_time(lambda: self._pool._connecting.run(connect, self._pool._create_connection), asked_at)
             self._pool._slots.fill(record)
         finally:
             if record is None:
-                self._pool._handover.free(None)
+                self._pool._handover.drop(connect)
         return record
 
     def _make_ready(self, record: GuardedRecord, asked_at: float) -> bool:
         """Connect a record anew, or ping it, where that is needed; return whether it was."""
-        pool, started = self._pool, record.starttime
+        pool = self._pool
         try:
             if record.loop is not _get_running_loop() and record.is_foreign():
                 record.abandon()
-            if (  # then SQLAlchemy connects anew
-                record.dbapi_connection is None
-                or pool._invalidate_time > started
-                or record._soft_invalidate_time > started
-                or (pool._recycle > -1 and time.time() - started > pool._recycle)
-            ):
-                self.in_time(record.get_connection, asked_at)
+            if not record.is_good():
+                self.in_time(record.connect_anew, asked_at)
             elif pool._ping_after < math.inf and pool._clock() - record.lease.idle_since > pool._ping_after:
                 self.in_time(lambda: self._ping(record), asked_at)
             else:

@@ -183,6 +183,19 @@ class Waiters:
                 out.append(waiter)
         return out
 
+    def older(self, since: float) -> list[Waiter]:
+        """Take out every live waiter at the head of its line that has waited since then, or for longer."""
+        out = []
+        for line in self.lines:
+            while (waiter := self.first(line)) is not None and waiter.since <= since:
+                if self.remove(waiter):
+                    out.append(waiter)
+        return out
+
+    def oldest_since(self) -> float:
+        """Since when the first live waiters of the lines have waited; infinity if nobody waits."""
+        return min((first.since for line in self.lines if (first := self.first(line)) is not None), default=math.inf)
+
     def next_deadline(self) -> float:
         """When the first live waiter's deadline passes; infinity if nobody waits."""
         early = self._early

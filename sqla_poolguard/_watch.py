@@ -18,7 +18,7 @@ from sqla_poolguard._gate import Gate
 from sqla_poolguard._sampler import Sampler
 from sqla_poolguard._sweeper import Sweeper
 from sqla_poolguard._waiters import Waiter
-from sqla_poolguard.errors import CheckoutError
+from sqla_poolguard.errors import NoConnectionError
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Task
@@ -58,6 +58,8 @@ class Watch:
         self._handover = handover
         self._clock = clock
         self.gate = Gate(guard, slots, handover, reporter, patience)
+        self.sweep_outage: Callable[[float], float] = lambda _now: math.inf
+        """Looks after an outage; returns when it is to be called again, on the pool's clock."""
         self._hold_warning = math.inf if guard.hold_warning is None else guard.hold_warning
         self._linger = guard.overflow_linger
         self._trim_at = math.inf
@@ -123,7 +125,7 @@ class Watch:
 
     def refused(self, error: BaseException, asked_at: float, place: Place | None) -> None:
         """Note that a request failed, and why."""
-        if isinstance(error, CheckoutError):
+        if isinstance(error, NoConnectionError):
             reason = Reason(error.reason)
         else:
             reason = Reason.CONNECT_FAILED if isinstance(error, Exception) else Reason.CANCELLED
@@ -134,10 +136,15 @@ class Watch:
             name = task.get_name() if task is not None else None
             self.reporter.tell(listeners, self.reporter.rejection(reason, self._clock() - asked_at, place, name, error))
 
-    def refusal(self, reason: Reason, asked_at: float, proof: tuple[str, ...] = ()) -> CheckoutError:
+    def refusal(self, reason: Reason, asked_at: float, proof: tuple[str, ...] = ()) -> Exception:
         """Make the error for a request that gets no connection."""
         now = self._clock()
         return self.reporter.refusal(reason, now - asked_at, self._slots, now, self.sampler, self.gate.gap(now), proof)
+
+    def unavailable(self, cause: BaseException, asked_at: float) -> Exception:
+        """Make the error for a request while the database cannot be reached."""
+        now = self._clock()
+        return self.reporter.unavailable(cause, now - asked_at, self._slots, now, self.gate.pace(now))
 
     def opened(self, seconds: float) -> None:
         """Note a physical connection."""
@@ -145,15 +152,19 @@ class Watch:
         if self._observers.opened:
             self.reporter.tell(self._observers.opened, Opened(self.reporter.name, seconds))
 
-    def waiter(self, loop: AbstractEventLoop, asked_at: float, deadline: float, place: Place | None) -> Waiter | Reason:
+    def waiter(self, loop: AbstractEventLoop, now: float, deadline: float, place: Place | None) -> Waiter | Reason:
         """Make a waiter that knows who it is, with the timer set for its deadline; or tell why it may not wait."""
         task = current_task(loop)
         level = self.gate.level(task)
-        reason = self.gate.enter(asked_at, level)
+        reason = self.gate.enter(now, level)
         if reason is not None:
             return reason
-        self._sweeper.wake_by(deadline, asked_at)
-        return Waiter(loop.create_future(), asked_at, deadline, weakref.ref(task) if task else None, place, level)
+        self._sweeper.wake_by(deadline, now)
+        return Waiter(loop.create_future(), now, deadline, weakref.ref(task) if task else None, place, level)
+
+    def wake_by(self, at: float, now: float) -> None:
+        """Look after everything in the running loop at `at`, on the pool's clock, or before."""
+        self._sweeper.wake_by(at, now)
 
     def forget(self) -> None:
         """Begin anew, in a forked child: books, timers and what was still to be told are the parent's."""
@@ -172,14 +183,15 @@ class Watch:
     def _sweep(self) -> None:
         """Turn away whose time is up, report who holds too long, and set the timer for what is due next."""
         now = self._clock()
-        due = math.inf
+        due = outage_due = math.inf
         try:
+            outage_due = self.sweep_outage(now + _TIMER_SLACK)
             self._handover.expire(now + _TIMER_SLACK)
             self._trim(now)
             due = self._report_overdue(now)
             self.reporter.tell_late()
         finally:
-            self._sweeper.wake_by(min(self._slots.next_deadline(), due, self._trim_at), now)
+            self._sweeper.wake_by(min(self._slots.next_deadline(), due, self._trim_at, outage_due), now)
 
     def _put_off_closing(self) -> bool:
         """Keep an idle connection above `pool_size` for `overflow_linger` seconds."""

@@ -176,7 +176,7 @@ def _portable(cause: BaseException | None) -> BaseException:
         twin = None
     if cause is not None and type(twin) is type(cause) and str(twin) == str(cause):
         return cause
-    return RuntimeError(_described(cause))
+    return RuntimeError(_named(cause))
 
 
 def _restore(
@@ -230,15 +230,15 @@ def _unreachable(cause: BaseException, downtime: Downtime, waited: float, snapsh
     """Say that nobody is there, on what evidence, and when that is looked at again."""
     after = f" after {waited:.2f} s" if waited >= _WAIT_SHOWN else ""
     if downtime.error_age is None:
-        evidence = f"no answer yet: {_described(cause)}"
+        evidence = f"no answer yet: {_named(cause)}"
     else:
         times = "once" if downtime.fails == 1 else f"{downtime.fails} times"
-        evidence = f"last error {downtime.error_age:.1f} s ago: {_described(cause)}; tried {times} in {downtime.lasted:.1f} s"
+        evidence = f"last error {downtime.error_age:.1f} s ago: {_named(cause)}; tried {times} in {downtime.lasted:.1f} s"
     soon = "; an attempt is under way" if downtime.next_try is None else f"; next attempt in {downtime.next_try:.1f} s"
     return f"no connection{after}: the database cannot be reached: {snapshot}; {evidence}{soon}"
 
 
-def _described(cause: BaseException | None) -> str:
+def _named(cause: BaseException | None) -> str:
     """Name an error, with the first line of what it says, and no password."""
     try:
         said = str(cause).strip().partition("\n")[0]

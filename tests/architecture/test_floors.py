@@ -55,6 +55,7 @@ FLOORS = {
     "_streak": EFFECTS,
     "_urgency": EFFECTS,
     "_conflicts": SHELL,
+    "_connecting": SHELL,
     "_fastlane": SHELL,
     "_fork": SHELL,
     "_gate": SHELL,

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, precondition, rule
 
+from sqla_poolguard._breaker import Connect
 from sqla_poolguard._facts import Ending, Reason
 from sqla_poolguard._ledger import Lease, Ledger
 from sqla_poolguard._slots import Slots
@@ -142,7 +143,7 @@ class PoolMachine(RuleBasedStateMachine):
         """Use what was handed over."""
         self.pass_time()
         record = waiter.future.result()
-        if record is None:
+        if isinstance(record, Connect):
             record = Record()
             self.slots.fill(record)
         self.busy -= 1
@@ -155,8 +156,8 @@ class PoolMachine(RuleBasedStateMachine):
         given = waiter.future.result()
         self.busy -= 1
         self.ledger.reject(Reason.CANCELLED)
-        if given is None:
-            self.slots.vacate(None)
+        if isinstance(given, Connect):
+            self.slots.give_back(given)
         else:
             self.slots.idle.append(given)
         return self.hand_out()

@@ -141,7 +141,7 @@ async def test_nothing_stays_registered_after_use():
     """What marks records as checked out is empty when nothing is."""
     before = set(_fastlane.OUT)
     driver = FakeDriver()
-    db = engine(driver, pool_size=1, max_overflow=2, pool_timeout=1)
+    db = engine(driver, pool_size=1, max_overflow=2, pool_timeout=1, guard=Guard(breaker=False))
     held = await db.connect()
     await held.invalidate()
     await held.close()

@@ -10,7 +10,7 @@ from doubles.driver import FakeDriver, Gate
 from doubles.pools import Recorder, at_rest, ended, engine, ledger_of, pool_of, queue_up, rejected
 from doubles.virtual import turns
 
-from sqla_poolguard import CheckoutRejected, CheckoutTimeout, Guard, Observer, _ledger
+from sqla_poolguard import CheckoutRejected, CheckoutTimeout, DatabaseUnavailable, Guard, Observer, _ledger
 
 
 def kinds(recorder):
@@ -84,6 +84,7 @@ async def test_ahead_stays_true_after_cancellations():
         ("queue_full", CheckoutRejected),
         ("cancelled", asyncio.CancelledError),
         ("connect_failed", OSError),
+        ("unavailable", DatabaseUnavailable),
     ],
 )
 async def test_rejection_tells_why(reason, kind):
@@ -91,8 +92,9 @@ async def test_rejection_tells_why(reason, kind):
     recorder = Recorder()
     driver = FakeDriver()
     most = 0 if reason == "queue_full" else None
-    db = engine(driver, pool_size=1, max_overflow=0, pool_timeout=2, guard=Guard(max_waiting=most, observers=(recorder,)))
-    if reason == "connect_failed":
+    guard = Guard(max_waiting=most, observers=(recorder,), breaker=reason == "unavailable")
+    db = engine(driver, pool_size=1, max_overflow=0, pool_timeout=2, guard=guard)
+    if kind in {OSError, DatabaseUnavailable}:
         driver.connect = Gate.ERROR
         held = None
     else:
@@ -105,7 +107,7 @@ async def test_rejection_tells_why(reason, kind):
         await asking
     (fact,) = recorder.of("rejected")
     assert (fact.reason, fact.task, type(fact.error)) == (reason, "asking", kind)
-    assert fact.waited == (2.0 if reason == "timeout" else 0.0)
+    assert fact.waited == pytest.approx({"timeout": 2.0, "unavailable": 1.0}.get(reason, 0.0), abs=0.01)
     assert rejected(db) == {reason: 1}
     if held is not None:
         await held.close()
