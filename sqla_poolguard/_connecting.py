@@ -32,6 +32,9 @@ _USUAL_WAIT: Final = 1.0
 _RIDDEN_OUT: Final = 0.25
 """Share of `max_wait` for which an outage is taken for a blip."""
 
+_NO_ROOM: Final = 0.1
+"""Seconds after which to see again whether there is a slot for the probe."""
+
 _T = TypeVar("_T")
 
 
@@ -158,8 +161,11 @@ class Connecting:
                 wait = 0.0 if self._is_hard() else self._ride_out
                 self._pool._handover.turn_away(now - wait)
                 due = slots.waiters.oldest_since() + wait
+        elif slots.retired:
+            return math.inf  # nobody will come
         self._begin_probe()
-        return min(due, breaker.wake_at)
+        probe_at = breaker.wake_at
+        return min(due, probe_at if probe_at > now else now + _NO_ROOM)
 
     def forget(self) -> None:
         """Begin anew, in a forked child: the probe is the parent's."""
@@ -195,7 +201,7 @@ class Connecting:
 
     def _begin_probe(self) -> None:
         loop = _get_running_loop()
-        connect = self._pool._slots.reserve_for_probe() if loop is not None and not self._pool._slots.retired else None
+        connect = self._pool._slots.reserve_for_probe() if loop is not None else None
         if loop is not None and connect is not None:
             task = asyncio.ensure_future(greenlet_spawn(self._make_probe, connect))
             self._probe = loop, task, connect

@@ -49,12 +49,14 @@ def quiet():
 @pytest.mark.parametrize(
     ("options", "pre_ping", "collector"),
     [
+        ({"breaker": False}, False, False),
         ({}, False, False),
+        ({"fail_fast": True, "connect_limit": 1}, False, False),
         ({}, True, False),
         ({"overflow_linger": 0.0078125, "ping_after": 0.001953125}, False, False),
         ({}, False, True),
     ],
-    ids=["plain", "pre-ping", "linger", "collector"],
+    ids=["plain", "breaker", "fail-fast", "pre-ping", "linger", "collector"],
 )
 async def test_storm(options, pre_ping, collector):
     """Under any mix of cancel, timeout, invalidate, detach, leak and failure: laws and limit hold, and all slots come back."""
@@ -77,7 +79,11 @@ async def test_storm(options, pre_ping, collector):
     assert ledger.granted == storm.seen["granted"]
     assert ledger.ended["leaked"] == storm.seen["leaked"] > 20
     assert ledger.ended["detached"] == storm.seen["detached"] > 20
-    for reason in (Reason.TIMEOUT, Reason.CANCELLED, Reason.CONNECT_FAILED):
+    for reason in (
+        Reason.TIMEOUT,
+        Reason.CANCELLED,
+        Reason.CONNECT_FAILED if options.get("breaker") is False else Reason.UNAVAILABLE,
+    ):
         assert ledger.rejected[reason] > 0, reason
     assert ledger.ended["invalidated"] > 100
     at_rest(db)
