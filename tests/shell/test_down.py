@@ -212,7 +212,7 @@ async def test_what_a_person_has_to_mend_is_raised_as_it_is():
     assert [type(answer) for answer in again] == [InvalidPasswordError] * 50
     assert driver.begun["connect"] < 5
     assert len({id(answer) for answer in again}) == 50, "every caller has its own"
-    at_rest(db, idle=0)
+    ledger_of(db).check()
 
 
 async def test_errors_of_the_application_are_no_outage():
