@@ -75,16 +75,7 @@ class Supply:
             record.lease.delay = (0.0, 0)
         else:
             waiter = self._waiter(asked_at, place)
-            try:
-                given = pool._handover.wait(waiter)
-            except Expired:
-                raise self._too_late(asked_at) from None
-            except Unreachable:
-                raise pool._watch.unavailable(slots.breaker.cause(pool._clock()), asked_at) from None
-            except Evicted:
-                raise pool._watch.refusal(Reason.REJECTED, asked_at) from None
-            except Stuck as stuck:
-                raise pool._watch.refusal(Reason.DEADLOCK, asked_at, stuck.args) from None
+            given = self._wait(waiter, asked_at)
             delay = (pool._clock() - asked_at, waiter.ahead)
             if isinstance(given, Connect):
                 record = self._open(given, asked_at)
@@ -93,6 +84,21 @@ class Supply:
                 self._make_ready(record, asked_at)
             record.lease.delay = delay
         return record
+
+    def _wait(self, waiter: Waiter, asked_at: float) -> GuardedRecord | Connect:
+        """Wait in the queue; tell who is turned away why."""
+        pool = self._pool
+        try:
+            return pool._handover.wait(waiter)
+        except Expired:
+            error = self._too_late(asked_at)
+        except Unreachable:
+            error = pool._watch.unavailable(pool._slots.breaker.cause(pool._clock()), asked_at)
+        except Evicted:
+            error = pool._watch.refusal(Reason.REJECTED, asked_at)
+        except Stuck as stuck:
+            error = pool._watch.refusal(Reason.DEADLOCK, asked_at, stuck.args)
+        raise error  # here: our signals are nobody's context, and what it says of its cause stays
 
     def _waiter(self, asked_at: float, place: Place | None) -> Waiter:
         """Make the waiter that is to queue, if it may."""

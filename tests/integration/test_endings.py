@@ -12,7 +12,7 @@ from doubles.virtual import until
 from sqlalchemy import event, text
 from sqlalchemy.exc import SAWarning
 
-from sqla_poolguard import CheckoutTimeout, Guard
+from sqla_poolguard import CheckoutTimeout, DatabaseUnavailable, Guard
 
 LEAK = "ignore:The garbage collector is trying to clean up:sqlalchemy.exc.SAWarning"
 
@@ -93,11 +93,11 @@ async def test_cancelled_while_waiting(db):
 
 
 async def test_connect_fails(land, db):
-    """The database is down: rejected with its own error; the slot is free."""
+    """The database is down: rejected, with its error as the cause; the slot is free."""
     land.down()
-    with pytest.raises(OSError, match=r"down|refuses"):
+    with pytest.raises(DatabaseUnavailable, match=r"down|refuses"):
         await db.connect()
-    assert (ended(db), rejected(db)) == ({}, {"connect_failed": 1})
+    assert (ended(db), rejected(db)) == ({}, {"unavailable": 1})
     at_rest(db, idle=0)
 
 
@@ -128,9 +128,9 @@ async def test_ping_fails_and_reconnect_fails(land):
     engine = land.engine(pool_size=1, max_overflow=0, pool_pre_ping=True)
     await (await engine.connect()).close()
     land.down()
-    with pytest.raises(OSError, match=r"down|refuses"):
+    with pytest.raises(DatabaseUnavailable, match=r"down|refuses"):
         await engine.connect()
-    assert (ended(engine), rejected(engine)) == ({"checked_in": 1}, {"connect_failed": 1})
+    assert (ended(engine), rejected(engine)) == ({"checked_in": 1}, {"unavailable": 1})
     assert opened_and_gone(engine) == (1, 1, 0)
     at_rest(engine, idle=0)
 

@@ -18,7 +18,7 @@ from sqlalchemy.exc import TimeoutError as SATimeoutError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
-from sqla_poolguard import GuardedPool
+from sqla_poolguard import Guard, GuardedPool
 
 LEAK = "ignore:The garbage collector is trying to clean up:sqlalchemy.exc.SAWarning"
 EVENTS = ("checkout", "checkin", "invalidate", "soft_invalidate", "close", "detach", "close_detached")
@@ -45,6 +45,8 @@ class Seams:
                 super()._do_return_conn(record)
 
         options = {"pool_size": 1, "max_overflow": 0, "pool_timeout": 20} | options
+        if issubclass(kind, GuardedPool):
+            options["guard"] = Guard(breaker=False)  # which would have it tried again
         self.engine = create_async_engine(URL, creator=self.driver.open, _initialize=False, poolclass=Watched, **options)
         pool = self.engine.sync_engine.pool
         for name in EVENTS:

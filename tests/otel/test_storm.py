@@ -97,9 +97,8 @@ async def test_metrics_equal_the_ledger(cumulative_and_delta, monkeypatch, seed)
     monkeypatch.setattr(_ledger, "SAMPLES_KEPT", 64)
     chance = random.Random(seed)
     truth, deltas, driver = Truth(), {}, FakeDriver(delay=0.3)
-    db = engine(
-        driver, pool_size=3, max_overflow=3, pool_timeout=0.4, guard=Guard(name="storm", hold_warning=None, observers=(truth,))
-    )
+    guard = Guard(name="storm", hold_warning=None, breaker=False, observers=(truth,))
+    db = engine(driver, pool_size=3, max_overflow=3, pool_timeout=0.4, guard=guard)
     tasks = [asyncio.create_task(one(db, driver, chance)) for _ in range(CHECKOUTS)]
     for _ in range(12):
         await asyncio.sleep(5)

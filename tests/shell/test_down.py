@@ -86,6 +86,7 @@ async def test_an_outage_is_told(fail_fast):
     assert snapshot(db).downtime.fails == later.downtime.fails
     answers = await asyncio.gather(first, second)
     assert [type(answer) for answer in answers] == [DatabaseUnavailable] * 2
+    assert all(type(answer.__cause__) is OSError and answer.__context__ is None for answer in answers)
     assert [answer.after for answer in answers] == pytest.approx([1.0, 1.0], abs=0.02)
     for _ in range(290):
         await asyncio.sleep(0.1)
