@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 
 
@@ -13,9 +14,9 @@ def _eager() -> asyncio.AbstractEventLoop:
 
 
 def pytest_asyncio_loop_factories(config, item):
-    """Run every scenario in each kind of loop; uvloop and eager tasks from Python 3.12 on."""
+    """Run every scenario in each kind of loop; uvloop and eager tasks from Python 3.12 on, unless `POOLGUARD_LOOPS` is asyncio."""
     factories = {"asyncio": asyncio.new_event_loop}
-    if sys.version_info >= (3, 12):
+    if sys.version_info >= (3, 12) and os.environ.get("POOLGUARD_LOOPS") != "asyncio":
         import uvloop  # noqa: PLC0415
 
         factories |= {"uvloop": uvloop.new_event_loop, "eager": _eager}
