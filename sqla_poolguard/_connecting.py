@@ -106,7 +106,7 @@ class Connecting:
                 slots.not_connected(connect, error if outage is not None else None)
             self._look(outage)
             if outage is not None and not outage.unchanged and self._can_wait():
-                raise NotNow from error
+                raise NotNow from error.with_traceback(None)  # nobody sees it; SQLAlchemy's frames and it keep each other alive
             raise
         slots.connected(connect)
         self._look(None)

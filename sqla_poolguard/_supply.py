@@ -98,7 +98,10 @@ class Supply:
             error = pool._watch.refusal(Reason.REJECTED, asked_at)
         except Stuck as stuck:
             error = pool._watch.refusal(Reason.DEADLOCK, asked_at, stuck.args)
-        raise error  # here: our signals are nobody's context, and what it says of its cause stays
+        try:
+            raise error  # here: our signals are nobody's context, and what it says of its cause stays
+        finally:
+            del error  # which would keep this frame, and this frame it
 
     def _waiter(self, asked_at: float, place: Place | None) -> Waiter:
         """Make the waiter that is to queue, if it may."""

@@ -11,7 +11,7 @@ from doubles.driver import FakeDriver, Gate
 from doubles.pools import at_rest, engine, ledger_of, pool_of, queue_up
 from doubles.virtual import VirtualLoop, turns
 
-from sqla_poolguard import CheckoutTimeout, Guard, GuardedPool, _fastlane
+from sqla_poolguard import CheckoutTimeout, DatabaseUnavailable, Guard, GuardedPool, NoConnectionError, _fastlane
 
 LEAK = "ignore:The garbage collector is trying to clean up:sqlalchemy.exc.SAWarning"
 
@@ -172,3 +172,33 @@ def test_closed_loop_is_not_kept_alive():
         del loop
     gc.collect()
     assert sum(ref() is not None for ref in refs) <= 1
+
+
+@pytest.mark.parametrize("kind", [CheckoutTimeout, DatabaseUnavailable])
+async def test_an_error_keeps_nothing_alive(kind):
+    """Who handles the error of a wait, and lets go of it, lets go of all frames that it went through; no garbage collector is needed."""
+    driver = FakeDriver()
+    db = engine(driver, pool_size=1, max_overflow=0, pool_timeout=1.5)
+    held = await db.connect()
+    if kind is DatabaseUnavailable:
+        await held.invalidate()
+        driver.connect = Gate.ERROR
+
+    class Mark:
+        pass
+
+    async def ask():
+        mark = Mark()
+        try:
+            await db.connect()
+        except NoConnectionError as error:
+            assert type(error) is kind  # noqa: PT017
+        return weakref.ref(mark)
+
+    gc.disable()
+    try:
+        mark = await ask()
+        assert mark() is None
+    finally:
+        gc.enable()
+    await held.close()
