@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from doubles.pools import TimedPool
-from doubles.world import STOCK, Outcome, Scene, play
+from doubles.outcome import Outcome
+from doubles.world import STOCK, Scene, play
 
 if TYPE_CHECKING:
     from collections.abc import Callable
