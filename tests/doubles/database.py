@@ -32,7 +32,7 @@ class Kind(enum.StrEnum):
     HUNG = "hung"
     """The server is there and does nothing: connects hang, and so do queries, until it is started anew at the end; then all are dead."""
     FULL = "full"
-    """Others have taken the places of some connections: connects are refused, the other connections serve."""
+    """Others have taken the places of some connections, and take what gets free: connects are refused, the other connections serve."""
 
 
 class Outage(NamedTuple):
@@ -52,7 +52,8 @@ class Lost(Exception):  # noqa: N818 - what happened, not what went wrong with t
 class Connection:
     """A connection that costs nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, database: Database) -> None:
+        self.database = database
         self.dead = False
         self.query: asyncio.Future[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
@@ -61,7 +62,13 @@ class Connection:
     def rollback(self) -> None:
         """Do nothing."""
 
-    commit = close = terminate = rollback
+    commit = rollback
+
+    def close(self) -> None:
+        """Leave the database."""
+        self.database.open.discard(self)
+
+    terminate = close
 
     def die(self) -> None:
         """Be dead, and tell who works with it."""
@@ -139,7 +146,7 @@ class Database:
                 await_only(self._connect())
         finally:
             self.under_way -= 1
-        connection = Connection()
+        connection = Connection(self)
         self.open.add(connection)
         return connection
 
@@ -192,7 +199,6 @@ class Database:
         if not self.to_lose:
             return True
         self.to_lose -= 1
-        self.open.discard(connection)
         return False
 
 

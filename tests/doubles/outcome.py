@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import asyncio
@@ -90,7 +90,9 @@ class Outcome:
     def time_to_error(self, share: float, span: tuple[float, float]) -> float:
         """Give a quantile of the seconds after which attempts were told that they get no connection; who was never told counts too."""
         end = self.began + self.scene.seconds
-        return quantile([(one.refused or end) - one.at for one in self.attempts if not one.granted and self._within(one.at, span)], share)
+        return quantile(
+            [(one.refused or end) - one.at for one in self.attempts if not one.granted and self._within(one.at, span)], share
+        )
 
     def connects_begun(self, span: tuple[float, float]) -> int:
         """Count the connects that were begun."""
@@ -135,6 +137,31 @@ class Outcome:
                 return at - end
             at += 0.1
         return math.inf
+
+
+class Ordeal(NamedTuple):
+    """The figures of an outage."""
+
+    told_after: float
+    """The 99th percentile of the seconds until those are told who get no connection."""
+    longest_wait: float
+    connects: int
+    """Connects begun."""
+    back_after: float
+    """Seconds from its end to usual service."""
+
+    @classmethod
+    def of(cls, outcome: Outcome, seconds: float) -> Ordeal:
+        """
+        Make them.
+
+        Args:
+            outcome: of a scene with an outage.
+            seconds: of it that are looked at, from its start.
+        """
+        _, start, end, _ = outcome.scene.outage  # type: ignore[misc]
+        span = (start, start + seconds)
+        return cls(outcome.time_to_error(0.99, span), outcome.longest_wait(), outcome.connects_begun(span), outcome.back(end))
 
 
 def _count(ordered: Sequence[float], start: float, end: float) -> int:

@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy.exc
 from asyncpg import PostgresError
 from sqlalchemy.pool import AsyncAdaptedQueuePool
-from sqlalchemy.util.concurrency import await_only, greenlet_spawn
+from sqlalchemy.util.concurrency import greenlet_spawn
 
-from doubles.database import Database, Lost, Outage
+from doubles.database import Database, Lost
 from doubles.outcome import Attempt, Outcome, Request
 from doubles.pools import TimedPool
 from doubles.virtual import VirtualLoop
 from sqla_poolguard import Guard, priority
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
+
+    from doubles.database import Outage
 
 LEVELS = ("critical", "normal", "sheddable")
 STOCK = AsyncAdaptedQueuePool
