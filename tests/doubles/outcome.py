@@ -161,7 +161,8 @@ class Ordeal(NamedTuple):
         """
         _, start, end, _ = outcome.scene.outage  # type: ignore[misc]
         span = (start, start + seconds)
-        return cls(outcome.time_to_error(0.99, span), outcome.longest_wait(), outcome.connects_begun(span), outcome.back(end))
+        longest = max(outcome.longest_wait(), outcome.time_to_error(1.0, span))  # who was never told too
+        return cls(outcome.time_to_error(0.99, span), longest, outcome.connects_begun(span), outcome.back(end))
 
 
 def _count(ordered: Sequence[float], start: float, end: float) -> int:

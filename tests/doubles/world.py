@@ -17,7 +17,7 @@ from doubles.database import Database, Lost
 from doubles.outcome import Attempt, Outcome, Request
 from doubles.pools import TimedPool
 from doubles.virtual import VirtualLoop
-from sqla_poolguard import Guard, priority
+from sqla_poolguard import DatabaseUnavailable, Guard, priority
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 LEVELS = ("critical", "normal", "sheddable")
 STOCK = AsyncAdaptedQueuePool
-NO_CONNECTION = (sqlalchemy.exc.SQLAlchemyError, OSError, PostgresError)
+NO_CONNECTION = (sqlalchemy.exc.TimeoutError, DatabaseUnavailable, OSError, PostgresError)
 """How a pool says no, or lets the driver say it."""
 
 
