@@ -66,7 +66,7 @@ class Connection:
 
     def close(self) -> None:
         """Leave the database."""
-        self.database.open.discard(self)
+        self.database.open.pop(self, None)
 
     terminate = close
 
@@ -102,7 +102,7 @@ class Database:
         self.under_way = 0
         self.to_lose = 0
         """Connections that are still to be lost."""
-        self.open: set[Connection] = set()
+        self.open: dict[Connection, None] = {}
 
     def expect(self, began: float) -> None:
         """Let the outage come in the running loop, where the scene began at that time."""
@@ -147,7 +147,7 @@ class Database:
         finally:
             self.under_way -= 1
         connection = Connection(self)
-        self.open.add(connection)
+        self.open[connection] = None
         return connection
 
     async def _connect(self) -> None:
