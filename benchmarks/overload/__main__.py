@@ -44,7 +44,9 @@ def main() -> None:
         demand = dataclasses.replace(demand, seeds=tuple(arguments.seeds or demand.seeds))  # noqa: PLW2901
         figures = [demand.measure(pool) for pool in ((TimedPool, STOCK) if arguments.stock else (TimedPool,))]
         sign = ">=" if demand.at_least else "<="
-        shown = " | ".join("-" if math.isnan(figure) else f"{figure:.3g}" for figure in figures)
+        shown = " | ".join(
+            "-" if math.isnan(figure) else "never" if math.isinf(figure) else f"{figure:.3g}" for figure in figures
+        )
         missed = "" if demand.is_met(figures[0]) else " MISSED"
         seeds = " ".join(map(str, demand.seeds))
         print(f"| {demand.name} | {sign} {demand.bound:g} {demand.unit} | {shown}{missed} | {seeds} |", flush=True)

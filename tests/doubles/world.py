@@ -5,22 +5,29 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy.exc
+from asyncpg import PostgresError
 from sqlalchemy.pool import AsyncAdaptedQueuePool
-from sqlalchemy.util.concurrency import await_only, greenlet_spawn
+from sqlalchemy.util.concurrency import greenlet_spawn
 
+from doubles.database import Database, Lost
+from doubles.outcome import Attempt, Outcome, Request
 from doubles.pools import TimedPool
 from doubles.virtual import VirtualLoop
-from sqla_poolguard import Guard, priority
+from sqla_poolguard import DatabaseUnavailable, Guard, priority
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
+
+    from doubles.database import Outage
 
 LEVELS = ("critical", "normal", "sheddable")
 STOCK = AsyncAdaptedQueuePool
+NO_CONNECTION = (sqlalchemy.exc.TimeoutError, DatabaseUnavailable, OSError, PostgresError)
+"""How a pool says no, or lets the driver say it."""
 
 
 def guard(**options: Any) -> Guard:
@@ -58,109 +65,10 @@ class Scene:
     """(second, holders that from then on keep their connection, for so many seconds)."""
     levels: tuple[float, float, float] = (0.0, 1.0, 0.0)
     """Shares of critical, normal and sheddable requests."""
-
-
-@dataclass
-class Request:
-    """What a client wants; it is served at most once."""
-
-    at: float
-    work: float
-    level: int
-    served: float | None = None
-
-
-@dataclass
-class Attempt:
-    """One try at it."""
-
-    request: Request
-    number: int
-    at: float
-    gone: bool = False
-    """Whether its client has given up."""
-    timer: asyncio.TimerHandle | None = None
-    answered: float | None = None
-    """When it was, in time or not."""
-    refused: float | None = None
-    granted: float | None = None
-
-
-@dataclass
-class Outcome:
-    """What was seen, and the figures that are made of it."""
-
-    scene: Scene
-    began: float
-    requests: list[Request] = field(default_factory=list, repr=False)
-    attempts: list[Attempt] = field(default_factory=list, repr=False)
-    would_reject: int = 0
-
-    def _within(self, at: float | None, span: tuple[float, float] | None) -> bool:
-        start, end = span or (self.scene.warmup, self.scene.seconds)
-        return at is not None and start <= at - self.began < end
-
-    def goodput(self, span: tuple[float, float] | None = None) -> float:
-        """
-        Give the answers in time, as a share of what the connections can do.
-
-        Over the whole run, that is measured by the holds that were drawn, so that the figure tells of the pool and not of the dice;
-        for an event, by the mean hold.
-        """
-        start, end = span or (self.scene.warmup, self.scene.seconds)
-        served = sum(self._within(request.served, span) for request in self.requests)
-        hold = self.scene.hold
-        if span is None:
-            drawn = [one.request.work for one in self.attempts if self._within(one.granted, None)]
-            hold = sum(drawn) / max(len(drawn), 1)
-        return served * hold / self.scene.connections / (end - start)
-
-    def latency(self, share: float) -> float:
-        """Give a quantile of the seconds that answers in time took, per attempt."""
-        return quantile(
-            [one.answered - one.at for one in self.attempts if one.answered and not one.gone and self._within(one.at, None)],
-            share,
-        )
-
-    def time_to_refusal(self, share: float, span: tuple[float, float] | None = None) -> float:
-        """Give a quantile of the seconds after which an attempt was refused."""
-        return quantile([one.refused - one.at for one in self.attempts if one.refused and self._within(one.at, span)], share)
-
-    def refused(self) -> float:
-        """Give the share of attempts that were refused."""
-        seen = [one for one in self.attempts if self._within(one.at, None)]
-        return sum(one.refused is not None for one in seen) / max(len(seen), 1)
-
-    def longest_wait(self) -> float:
-        """Give the longest that anybody waited, for a connection or for a refusal, in seconds."""
-        ends = [(one.granted or one.refused, one.at) for one in self.attempts]
-        return max(end - at for end, at in ends if end is not None)
-
-    def served(self, span: tuple[float, float] | None = None, level: int | None = None) -> float:
-        """Give the share of requests, of those that came in a span, that were served in the end."""
-        seen = [one for one in self.requests if self._within(one.at, span) and level in {None, one.level}]
-        return sum(one.served is not None for one in seen) / max(len(seen), 1)
-
-    def honest(self) -> float:
-        """Give the share of retries that succeeded."""
-        retries = [one for one in self.attempts if one.number and (one.answered or one.refused)]
-        return sum(one.answered is not None and not one.gone for one in retries) / max(len(retries), 1)
-
-    def recovery(self, end: float, load: float) -> float:
-        """Tell how many seconds after an event goodput was back, for two seconds, at 0.9 of the load."""
-        step = 0.5
-        at = end
-        while at + 4 * step <= self.scene.seconds:
-            if self.goodput((at, at + 4 * step)) >= 0.9 * min(load, 1.0) and self.goodput((at, at + step)) >= 0.63 * load:
-                return at - end
-            at += step
-        return math.inf
-
-
-def quantile(values: Sequence[float], share: float) -> float:
-    """Give a quantile; not a number if there is nothing."""
-    ordered = sorted(values)
-    return ordered[min(int(len(ordered) * share), len(ordered) - 1)] if ordered else math.nan
+    connect: tuple[float, float] = (0.0, 0.0)
+    """Seconds that a connect takes, from and to."""
+    outage: Outage | None = None
+    """Of the database."""
 
 
 def drawer(shape: str, hold: float, rnd: random.Random) -> Callable[[], float]:
@@ -172,28 +80,20 @@ def drawer(shape: str, hold: float, rnd: random.Random) -> Callable[[], float]:
     return lambda: hold * (0.4 * rnd.uniform(0.5, 1.5) if rnd.random() < 0.95 else 12.4 * rnd.uniform(0.7, 1.3))
 
 
-class Connection:
-    """A connection that costs nothing."""
-
-    def rollback(self) -> None:
-        """Do nothing."""
-
-    commit = close = terminate = rollback
-
-
 class World:
     """One run of one scene."""
 
-    def __init__(self, scene: Scene, pool: Any, seed: int) -> None:
+    def __init__(self, scene: Scene, database: Database, pool: Any, seed: int) -> None:
         """
         Begin, in the running loop.
 
         Args:
             scene: what happens.
-            pool: whom it happens to.
+            database: whom it happens to.
+            pool: of connections to it.
             seed: of everything that is drawn.
         """
-        self.scene, self.pool = scene, pool
+        self.scene, self.database, self.pool = scene, database, pool
         self.loop = asyncio.get_running_loop()
         self.out = Outcome(scene, self.loop.time())
         self.arrivals, self.clients = random.Random(seed), random.Random(seed + 1000)
@@ -209,6 +109,7 @@ class World:
             loop.call_at(began + at, lambda count=count: [self.arrive() for _ in range(count)])
         for at, count, seconds in scene.leaks:
             loop.call_at(began + at, self.leaks.extend, [seconds] * count)
+        self.database.expect(began)
         self.next_arrival()
         await asyncio.sleep(scene.seconds)
         tasks = list(self.tasks)
@@ -217,6 +118,7 @@ class World:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         assert not any(failed), failed
+        self.out.connects = self.database.begun
         self.out.would_reject = getattr(getattr(self.pool, "_ledger", None), "would_reject", 0)
         return self.out
 
@@ -277,16 +179,20 @@ class World:
         try:
             with priority(LEVELS[request.level]):  # type: ignore[arg-type]
                 connection = self.pool.connect()
-        except sqlalchemy.exc.TimeoutError as error:
+        except NO_CONNECTION as error:
             attempt.refused = self.loop.time()
-            if not attempt.gone:
-                attempt.timer.cancel()  # type: ignore[union-attr]
-                self.retry(attempt, getattr(error, "retry_after", None))
+            self.fail(attempt, getattr(error, "retry_after", None))
             return
         attempt.granted = now = self.loop.time()
+        leak = self.leaks.pop() if self.leaks else None
+        seconds = leak if leak is not None else self.finish(now - self.out.began, request.work)
         try:
-            leak = self.leaks.pop() if self.leaks else None
-            await_only(asyncio.sleep(leak if leak is not None else self.finish(now - self.out.began, request.work)))
+            if not self.database.work(connection.dbapi_connection, seconds):
+                connection.invalidate()
+        except Lost as error:
+            self.pool._invalidate(connection, error)  # as an engine does: all that were opened before are taken for dead
+            self.fail(attempt, None)
+            return
         finally:
             connection.close()
         attempt.answered = self.loop.time()
@@ -294,6 +200,12 @@ class World:
             attempt.timer.cancel()  # type: ignore[union-attr]
             if request.served is None:
                 request.served = attempt.answered
+
+    def fail(self, attempt: Attempt, told: float | None) -> None:
+        """Tell a client that is still there."""
+        if not attempt.gone:
+            attempt.timer.cancel()  # type: ignore[union-attr]
+            self.retry(attempt, told)
 
     def finish(self, now: float, work: float) -> float:
         """Tell how many seconds it takes the database to do some work."""
@@ -316,12 +228,18 @@ def play(scene: Scene, *, seed: int = 1, pool: Any = TimedPool, timeout: float =
     """
 
     async def run() -> Outcome:
+        database = Database(scene.connect, scene.outage, random.Random(seed + 2000))
         more = {"guard": guard(**options)} if issubclass(pool, TimedPool) else {}
-        one = pool(Connection, pool_size=scene.connections, max_overflow=0, timeout=timeout, reset_on_return=None, **more)
-        out = await World(scene, one, seed).run()
+        one = pool(database.connect, pool_size=scene.connections, max_overflow=0, timeout=timeout, reset_on_return=None, **more)
+        out = await World(scene, database, one, seed).run()
         if isinstance(one, TimedPool):
             one._ledger.check()
         return out
 
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        return runner.run(run())
+    dice = random.getstate()
+    random.seed(seed)  # the pool's own
+    try:
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            return runner.run(run())
+    finally:
+        random.setstate(dice)

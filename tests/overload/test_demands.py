@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
+from doubles.database import Kind, Outage
 from doubles.demands import DEMANDS
 from doubles.world import STOCK, Scene, play
+
+
+def black_hole(end, seconds):
+    """Give a scene with a black hole from second 5 on."""
+    return Scene(load=((0.0, 0.7),), seconds=seconds, warmup=0.0, connect=(0.02, 0.1), outage=Outage(Kind.BLACK_HOLE, 5.0, end))
 
 
 @pytest.mark.parametrize("demand", DEMANDS, ids=[demand.name for demand in DEMANDS])
@@ -18,6 +26,20 @@ def test_the_stock_pool_serves_nobody_in_time():
     """The world is as hard as it is said to be: at 1.2x nearly all answers of the stock pool come too late."""
     outcome = play(Scene(load=((0.0, 1.2),), seconds=20.0), pool=STOCK)
     assert outcome.goodput() < 0.05
+
+
+def test_the_stock_pool_does_not_recover():
+    """A black hole of 10 s at 0.7x leaves behind a queue of clients that have gone, and the stock pool never catches up."""
+    outcome = play(black_hole(end=15.0, seconds=28.0), pool=STOCK)
+    assert outcome.back(15.0) == math.inf
+    assert outcome.time_to_error(0.99, (5.0, 15.0)) > 10
+
+
+def test_an_outage_is_the_same_again():
+    """The same seed gives the same probes; another one does not."""
+    first, second, other = (play(black_hole(end=8.0, seconds=10.0), seed=seed) for seed in (1, 1, 2))
+    assert first.connects == second.connects != other.connects
+    assert [one.refused for one in first.attempts] == [one.refused for one in second.attempts]
 
 
 def test_a_world_is_the_same_again():
