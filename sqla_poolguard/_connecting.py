@@ -65,7 +65,7 @@ def _ride_out(guard: Guard, patience: float) -> float:
 class Connecting:
     """What one pool does to get connections, and while it cannot."""
 
-    __slots__ = ("_name", "_pool", "_probe", "_ride_out", "_told")
+    __slots__ = ("_pool", "_probe", "_ride_out", "_told")
 
     def __init__(self, pool: GuardedPool, patience: float) -> None:
         """
@@ -209,11 +209,17 @@ class Connecting:
 
     def _bury(self, connect: Connect) -> None:
         """Note that a probe was cancelled before it began, or died with its loop."""
-        if self._probe is not None and self._probe[2] is connect:
-            self._probe = None
+        if self._is_over(connect):
             self._pool._slots.not_connected(connect, None)
             self._pool._handover.free(None)
             self._wake(self._pool._clock())
+
+    def _is_over(self, connect: Connect) -> bool:
+        """Note that a probe is over; False if that is known, and its slot freed: its task may outlive its loop."""
+        if self._probe is None or self._probe[2] is not connect:
+            return False
+        self._probe = None
+        return True
 
     def _make_probe(self, connect: Connect) -> None:
         """Connect on nobody's behalf; who waits gets the connection."""
@@ -224,12 +230,12 @@ class Connecting:
         except Exception as error:  # noqa: BLE001 - nobody's: who asks is told, or meets it
             _log.debug("pool %r: the probe failed: %r", pool.name, error.__cause__ or error)
         finally:
-            self._probe = None
-            if record is None:
-                pool._handover.drop(connect)
-            else:
-                pool._handover.give_back(record)
-            self._wake(pool._clock())
+            if self._is_over(connect):
+                if record is None:
+                    pool._handover.drop(connect)
+                else:
+                    pool._handover.give_back(record)
+                self._wake(pool._clock())
 
     def _in_time(self) -> GuardedRecord:
         """Open a connection, or give up after a while."""
