@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import enum
 import math
 from typing import TYPE_CHECKING, Final
 
+from sqla_poolguard._connects import BreakerState, Connect
 from sqla_poolguard._facts import Downtime
 from sqla_poolguard._outage import keepsake
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Breaker", "BreakerState", "Connect"]
+__all__ = ["Breaker"]
 
 _FIRST_BACKOFF: Final = 0.1
 _LONGEST_BACKOFF: Final = 2.0
@@ -21,26 +21,8 @@ _PROBE_SHARE: Final = 1 / 16
 _USUAL: Final = 0.1
 _WEIGHT: Final = 0.3
 _LINGER: Final = 30.0
-
-
-class BreakerState(enum.StrEnum):
-    """Whether requests may connect."""
-
-    CLOSED = "closed"
-    """They may."""
-    OPEN = "open"
-    """They may not; a probe is armed."""
-    HALF_OPEN = "half_open"
-    """They may not; the probe is under way."""
-
-
-class Connect:
-    """One connect under way, and since when on the pool's clock."""
-
-    __slots__ = ("since",)
-
-    def __init__(self, since: float) -> None:
-        self.since = since
+_OVERDUE: Final = 0.1
+"""Seconds after which a probe that was due is not going to be made: an event loop that is alive is not so late."""
 
 
 class Breaker:
@@ -56,7 +38,14 @@ class Breaker:
     """
 
     def __init__(
-        self, patience: float, most: float, jitter: Callable[[], float], *, opens: bool = True, slow: float | None = None
+        self,
+        patience: float,
+        most: float,
+        jitter: Callable[[], float],
+        *,
+        opens: bool = True,
+        gently: bool = True,
+        slow: float | None = None,
     ) -> None:
         """
         Make a closed one.
@@ -66,13 +55,14 @@ class Breaker:
             most: connects that may be under way at one time; infinity for any number.
             jitter: gives a random number from 0 to 1, 1 excluded.
             opens: False for one that only counts connects, and never says no for another reason.
-            slow: seconds after which a connect without an answer is an outage; default: `patience`, or all of `max_wait`
-                while none has succeeded yet (our own figure).
+            gently: whether to begin with one connect at a time after an outage.
+            slow: seconds after which a connect without an answer is an outage; default: `patience`, thrice that before the first success.
         """
         self._patience = patience
         self._most = most
         self._jitter = jitter
         self._opens = opens
+        self._first = 1 if gently else most
         self._slow = slow
         self.forget()
 
@@ -81,7 +71,7 @@ class Breaker:
         self._connects: dict[Connect, None] = {}
         self._probe: Connect | None = None
         self._known = False
-        self._succeeded_at = self._failed_at = self._wanted_at = -math.inf
+        self._succeeded_at = self._failed_at = self._wanted_at = self._watched_since = -math.inf
         self.usual = _USUAL
         """Seconds that a connect takes that succeeds."""
         self._shut(self._most)
@@ -108,7 +98,7 @@ class Breaker:
 
     @property
     def under_way(self) -> int:
-        """Connects that are under way, without those from before it last closed."""
+        """Connects that are under way; not those from before it last closed."""
         return len(self._connects)
 
     @property
@@ -125,6 +115,22 @@ class Breaker:
     def wanted(self, now: float) -> None:
         """Note that somebody wants a connection that is not there, when it comes and as long as it waits; see `wake_at` afterwards."""
         self._wanted_at = now
+
+    def look_again(self, now: float) -> None:
+        """
+        Note that somebody wants a connection. If nobody has made the probe that was due, what is known of the outage is old.
+
+        So it is where the probe has rested, or every request has a loop of its own, which ends before the probe is made.
+        Then the outage begins anew for those who come now: they wait, and what the probe tells counts.
+        """
+        self.wanted(now)
+        if self.state is BreakerState.OPEN and now > self.probe_at + _OVERDUE:
+            self._watched_since = self.probe_at = now
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the last error is of the time since somebody has looked."""
+        return self._failed_at >= self._watched_since
 
     def may_begin(self) -> bool:
         """Tell whether a request may connect."""
@@ -143,7 +149,7 @@ class Breaker:
         return self._begin(now)
 
     def begin_probe(self, now: float) -> Connect | None:
-        """Begin the probe likewise, which is nobody's; None if none is due."""
+        """Begin the probe likewise; None if none is due."""
         if self.state is not BreakerState.OPEN or now < self.probe_at:
             return None
         self.state, self.limit = BreakerState.HALF_OPEN, 1
@@ -165,7 +171,7 @@ class Breaker:
         if self.state is BreakerState.CLOSED:
             self.limit = min(self._most, self.limit + 1)
         else:
-            self._shut(1)
+            self._shut(self._first)
 
     def failed(self, connect: Connect, now: float, error: BaseException) -> None:
         """Note that the database could not be reached; three connects that fail together lengthen the pause once."""
@@ -201,7 +207,7 @@ class Breaker:
             del self._connects[connect]
 
     def returned(self, connect: Connect) -> None:
-        """Note that a connect was never tried: who was to do it is gone."""
+        """Note that a connect was never tried."""
         self._connects.pop(connect, None)
 
     def _arm(self, now: float, steps: int) -> None:
@@ -213,17 +219,11 @@ class Breaker:
         self.probe_at = now + longest * self._jitter()
 
     def hopeless(self, now: float, *, live: bool) -> bool:
-        """
-        Tell whether waiting for a connection is a bad bet.
-
-        Args:
-            now: seconds on the pool's clock.
-            live: whether the pool has any connection that lives; one that does comes back some time.
-        """
+        """Tell whether waiting for a connection is a bad bet; never if any is `live`, for it comes back some time."""
         if live or not self._opens:
             return False
         if self.down_since is not None:
-            return now - self.down_since > self._patience
+            return now - max(self.down_since, self._watched_since) >= self._patience
         return self._age(now) > self._long()
 
     def eta(self, now: float) -> float:
@@ -262,14 +262,14 @@ class Breaker:
 
     def _age(self, now: float, connect: Connect | None = None) -> float:
         """Give the age of a connect, by default of the oldest under way, in seconds; 0 if there is none."""
-        connect = connect or next(iter(self._connects), None)
+        connect = connect or next(iter(tuple(self._connects)), None)  # at one stroke: another thread may begin one
         return 0.0 if connect is None else now - connect.since
 
     def _long(self) -> float:
         """Give the seconds after which a connect takes too long."""
         if self._slow is not None:
             return max(3 * self.usual, self._slow)
-        return max(3 * self.usual, self._patience if self._known else 4 * self._patience)
+        return max(3 * self.usual, self._patience if self._known else 3 * self._patience)
 
     def check(self) -> None:
         """

@@ -7,6 +7,7 @@ import logging
 import math
 import random
 from asyncio.events import _get_running_loop
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from sqlalchemy.util.concurrency import greenlet_spawn
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Task
     from collections.abc import Callable
 
-    from sqla_poolguard._breaker import Connect
+    from sqla_poolguard._connects import Connect
     from sqla_poolguard._guard import Guard
     from sqla_poolguard._pool import GuardedPool
     from sqla_poolguard._record import GuardedRecord
@@ -54,7 +55,8 @@ def make_breaker(guard: Guard, patience: float) -> Breaker:
     """
     most = math.inf if guard.connect_limit is None or patience <= 0 else guard.connect_limit
     slow = None if guard.fail_fast is True else max(patience, _USUAL_WAIT) / 2
-    return Breaker(_ride_out(guard, patience) * _RIDDEN_OUT, most, random.random, opens=guard.breaker, slow=slow)
+    ridden_out = _ride_out(guard, patience) * _RIDDEN_OUT
+    return Breaker(ridden_out, most, random.random, opens=guard.breaker, gently=patience > 0, slow=slow)
 
 
 def _ride_out(guard: Guard, patience: float) -> float:
@@ -65,7 +67,7 @@ def _ride_out(guard: Guard, patience: float) -> float:
 class Connecting:
     """What one pool does to get connections, and while it cannot."""
 
-    __slots__ = ("_pool", "_probe", "_ride_out", "_told")
+    __slots__ = ("_pool", "_probe", "_ride_out")
 
     def __init__(self, pool: GuardedPool, patience: float) -> None:
         """
@@ -79,8 +81,6 @@ class Connecting:
         self._ride_out = _ride_out(pool.guard, patience)
         self._probe: tuple[AbstractEventLoop, Task[None], Connect] | None = None
         pool._watch.sweep_outage = self.sweep
-        self._told = False
-        """Whether the log has told of the outage."""
 
     def run(self, connect: Connect, work: Callable[[], _T]) -> _T:
         """
@@ -130,18 +130,18 @@ class Connecting:
         """
         slots = self._pool._slots
         breaker = slots.breaker
-        breaker.wanted(now)
+        self._dig(self._probe)
+        breaker.look_again(now)
         self._wake(now)
-        if slots.lives():
-            return None
         if not breaker.hopeless(now, live=False) and not self._is_hard():
             return None
-        return breaker.cause(now)
+        return None if self._lives() else breaker.cause(now)
 
     def gave_up(self) -> BaseException | None:
         """Tell why the database cannot be reached, for one who has waited in vain; None if that is not the reason."""
-        slots = self._pool._slots
-        return slots.breaker.last_error if slots.breaker.down_since is not None and not slots.lives() else None
+        breaker, now = self._pool._slots.breaker, self._pool._clock()
+        is_down = breaker.down_since is not None or breaker.hopeless(now, live=False)
+        return breaker.cause(now) if is_down and not self._lives() else None
 
     def sweep(self, now: float) -> float:
         """
@@ -157,7 +157,7 @@ class Connecting:
         due = math.inf
         if slots.waiters.queued:
             breaker.wanted(now)
-            if not slots.lives():
+            if not self._lives():
                 wait = 0.0 if self._is_hard() else self._ride_out
                 self._pool._handover.turn_away(now - wait)
                 due = slots.waiters.oldest_since() + wait
@@ -169,20 +169,32 @@ class Connecting:
 
     def forget(self) -> None:
         """Begin anew, in a forked child: the probe is the parent's."""
-        self._probe, self._told = None, False
+        self._probe = None
 
     def stop(self) -> None:
         """Give up the probe that is under way: the pool is disposed of."""
-        if self._probe is not None and not self._probe[0].is_closed():
-            self._probe[1].cancel()
+        probe = self._probe
+        if probe is None:
+            return
+        loop, task, _ = probe
+        if loop is _get_running_loop():
+            task.cancel()
+        else:
+            with suppress(RuntimeError):  # it is closed
+                loop.call_soon_threadsafe(task.cancel)
+
+    def _lives(self) -> bool:
+        """Tell whether there is any connection that can be had, or will come back."""
+        return any(record.is_good() for record in self._pool._slots.filled())
 
     def _can_wait(self) -> bool:
         return self._pool.guard.breaker and self._ride_out > 0 and _get_running_loop() is not None
 
     def _is_hard(self) -> bool:
         """Tell whether a person has to mend something before anybody gets in."""
-        error = self._pool._slots.breaker.last_error
-        return error is not None and classify(error).unchanged
+        breaker = self._pool._slots.breaker
+        error = breaker.last_error
+        return error is not None and breaker.is_fresh and classify(error).unchanged
 
     def _look(self, outage: Outage | None) -> None:
         """Go on after a connect has ended: who waits may connect now, or is turned away; the probe is armed."""
@@ -194,8 +206,6 @@ class Connecting:
 
     def _wake(self, now: float) -> None:
         """Set the timer for the probe, in the running loop."""
-        if self._probe is not None and self._probe[0].is_closed():
-            self._bury(self._probe[2])
         if self._pool._slots.breaker.down_since is not None and _get_running_loop() is not None:
             self._pool._watch.wake_by(min(self._pool._slots.breaker.wake_at, now + self._ride_out), now)
 
@@ -207,19 +217,17 @@ class Connecting:
             self._probe = loop, task, connect
             task.add_done_callback(lambda _: self._bury(connect))
 
+    def _dig(self, probe: tuple[AbstractEventLoop, Task[None], Connect] | None) -> None:
+        """Bury a probe that has died with its loop."""
+        if probe is not None and probe[0].is_closed():
+            self._bury(probe[2])
+
     def _bury(self, connect: Connect) -> None:
-        """Note that a probe was cancelled before it began, or died with its loop."""
-        if self._is_over(connect):
+        """Note that a probe was cancelled before it began, or died with its loop; its task may come to an end later all the same."""
+        if self._pool._slots.finish(connect):
             self._pool._slots.not_connected(connect, None)
             self._pool._handover.free(None)
             self._wake(self._pool._clock())
-
-    def _is_over(self, connect: Connect) -> bool:
-        """Note that a probe is over; False if that is known, and its slot freed: its task may outlive its loop."""
-        if self._probe is None or self._probe[2] is not connect:
-            return False
-        self._probe = None
-        return True
 
     def _make_probe(self, connect: Connect) -> None:
         """Connect on nobody's behalf; who waits gets the connection."""
@@ -228,9 +236,9 @@ class Connecting:
             record = self.run(connect, self._in_time)
             pool._slots.fill(record)
         except Exception as error:  # noqa: BLE001 - nobody's: who asks is told, or meets it
-            _log.debug("pool %r: the probe failed: %r", pool.name, error.__cause__ or error)
+            _log.debug("pool %r: the probe failed: %s", pool.name, type(error.__cause__ or error).__name__)
         finally:
-            if self._is_over(connect):
+            if pool._slots.finish(connect):
                 if record is None:
                     pool._handover.drop(connect)
                 else:
@@ -250,10 +258,10 @@ class Connecting:
     def _tell(self, outage: Outage | None) -> None:
         """Tell the log when an outage begins, and when it ends."""
         pool, breaker = self._pool, self._pool._slots.breaker
-        down = breaker.down_since is not None
-        if down == self._told:
+        down, reporter = breaker.down_since is not None, pool._watch.reporter
+        if down == reporter.told_of_outage:
             return
-        self._told = down
+        reporter.told_of_outage = down
         if down:
             _log.warning(
                 "pool %r: the database cannot be reached (%s): %s; connections that live go on serving, and connecting is tried in the background",

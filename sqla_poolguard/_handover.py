@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy.util import concurrency
 
-from sqla_poolguard._breaker import Connect
+from sqla_poolguard._connects import Connect
 
 if TYPE_CHECKING:
     from asyncio import Future

@@ -50,6 +50,8 @@ class Reporter:
         self.findings = Findings()
         self._late: deque[tuple[Listeners, object]] = deque()
         self._retry = RetryLine()
+        self.told_of_outage = False
+        """Whether the log has told that the database cannot be reached, and not yet that it can."""
         self._last_look: tuple[float, tuple[int, int], PoolSnapshot, Verdict | None] | None = None
 
     def holder(self, lease: Lease, now: float) -> Holder:
@@ -190,6 +192,7 @@ class Reporter:
         """Forget what was still to be told, in a forked child: the parent tells it."""
         self._late.clear()
         self.findings.forget()
+        self.told_of_outage = False
         self._last_look = None
 
     def snapshot(self, slots: Slots[Any], now: float, *, but: int = 0) -> PoolSnapshot:
@@ -267,18 +270,7 @@ class Reporter:
         return kind(reason=reason, waited=waited, retry_after=retry_after, snapshot=last[2], verdict=verdict)
 
     def unavailable(self, cause: BaseException, waited: float, slots: Slots[Any], now: float, gap: float) -> Exception:
-        """
-        Make the error for a request while no connection lives and the database cannot be reached.
-
-        An outage is over sooner the shorter it has lasted: come back after as long again (research on overload, section 4).
-
-        Args:
-            cause: why it cannot be reached; one that a person has to mend is given as it is.
-            waited: seconds the request has waited.
-            slots: those of the current generation.
-            now: seconds on the pool's clock.
-            gap: seconds between two connections coming back, once they are there.
-        """
+        """Make the error for a request while nothing lives, with the figures as for `refusal`; a cause that a person has to mend as it is."""
         if classify(cause).unchanged:
             return keepsake(cause)  # type: ignore[return-value] # nothing else than an exception is classified so
         moves = (self.ledger.granted, sum(self.ledger.ended.values()))

@@ -13,7 +13,7 @@ from sqla_poolguard._waiters import Waiters
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sqla_poolguard._breaker import Connect
+    from sqla_poolguard._connects import Connect
     from sqla_poolguard._ledger import Lease
     from sqla_poolguard._overload import Priority
     from sqla_poolguard._waiters import Waiter
@@ -149,9 +149,16 @@ class Slots(Generic[R]):
             self.breaker.returned(connect)
             self.vacate(None)
 
-    def lives(self) -> bool:
-        """Tell whether there is any connection that will come back, or is there."""
-        return bool(self.idle or self.out())
+    def finish(self, connect: Connect) -> bool:
+        """Note that the slot of a probe has found its end, whatever it is; False if it had one already."""
+        with self._lock:
+            was_over, connect.is_over = connect.is_over, True
+            return not was_over
+
+    def filled(self) -> list[R]:
+        """Look at the records, in no order."""
+        with self._lock:
+            return list(self.records)
 
     def fill(self, record: R) -> None:
         """Let a record fill the slot that was reserved for it."""
@@ -272,9 +279,7 @@ class Slots(Generic[R]):
 
     def out(self) -> list[R]:
         """Look at the records that are out, in no order."""
-        with self._lock:
-            records = list(self.records)
-        return [record for record in records if record.lease.granted_at is not None]
+        return [record for record in self.filled() if record.lease.granted_at is not None]
 
     def leases(self) -> list[Lease]:
         """Look at the leases that are out, in no order."""

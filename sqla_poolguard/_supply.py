@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import sqlalchemy.exc
 
-from sqla_poolguard._breaker import Connect
+from sqla_poolguard._connecting import NotNow
+from sqla_poolguard._connects import Connect
 from sqla_poolguard._deadline import Deadline, DeadlinePassed
 from sqla_poolguard._facts import Reason
 from sqla_poolguard._handover import Evicted, Expired, Stuck, Unreachable
@@ -167,7 +168,8 @@ class Supply:
             else:
                 return False
         except BaseException as error:
-            record._checkin_failed(error, _fairy_was_created=False)
+            shown = error.__cause__ or error if isinstance(error, NotNow) else error
+            record._checkin_failed(shown, _fairy_was_created=False)
             raise
         return True
 
@@ -190,4 +192,9 @@ class Supply:
         except DeadlinePassed as passed:
             if isinstance(passed.__cause__, CheckoutError):  # a deadline within this one has said so already
                 raise passed.__cause__ from passed.__cause__.__cause__
-            raise self._pool._watch.refusal(self._overrun(asked_at), asked_at) from passed.__cause__
+            error = self._too_late(asked_at)
+            error.__cause__ = error.__cause__ or passed.__cause__
+        try:
+            raise error
+        finally:
+            del error

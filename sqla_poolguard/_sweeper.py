@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import weakref
+from contextvars import Context
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ class Sweeper:
     """
     Wakes a pool when the first waiter's deadline passes or the first lease gets overdue.
 
-    The pool is held weakly, so that a timer keeps no pool alive.
+    The pool is held weakly, so that a timer keeps no pool alive. What it does is nobody's, so it has no request's context.
     """
 
     __slots__ = ("_sweep", "_timers")
@@ -44,7 +45,7 @@ class Sweeper:
         else:
             for closed in [other for other in self._timers if other.is_closed()]:
                 del self._timers[closed]
-        self._timers[loop] = (at, loop.call_later(max(at - now, 0.0), self._wake, loop))
+        self._timers[loop] = (at, loop.call_later(max(at - now, 0.0), self._wake, loop, context=Context()))
 
     def forget(self) -> None:
         """Forget every timer, in a forked child: they tick in the parent's event loops."""

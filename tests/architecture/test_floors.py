@@ -20,6 +20,7 @@ FLOORS = {
     "errors": WORDS,
     "_admission": RULES,
     "_breaker": RULES,
+    "_connects": RULES,
     "_ledger": RULES,
     "_outage": RULES,
     "_slots": RULES,

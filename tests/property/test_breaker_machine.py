@@ -8,7 +8,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
-from sqla_poolguard._breaker import Breaker, BreakerState
+from sqla_poolguard._breaker import Breaker
+from sqla_poolguard._connects import BreakerState
 
 CLOSED, OPEN, HALF_OPEN = BreakerState
 

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, precondition, rule
 
-from sqla_poolguard._breaker import Connect
+from sqla_poolguard._connects import Connect
 from sqla_poolguard._facts import Ending, Reason
 from sqla_poolguard._ledger import Lease, Ledger
 from sqla_poolguard._slots import Slots

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import random
+from contextvars import ContextVar
 
 import pytest
 from asyncpg.exceptions import InvalidPasswordError
@@ -15,7 +16,7 @@ from doubles.virtual import VirtualLoop, turns
 from sqlalchemy import event
 
 from sqla_poolguard import CheckoutTimeout, DatabaseUnavailable, Guard, NoConnectionError, snapshot
-from sqla_poolguard._breaker import BreakerState
+from sqla_poolguard._connects import BreakerState
 
 
 @pytest.fixture(autouse=True)
@@ -267,7 +268,7 @@ async def test_a_database_that_is_slow_is_waited_for():
 
 
 async def test_the_probe_rests_when_nobody_wants_anything():
-    """After half a minute without a request it stops; the next request has it made."""
+    """After half a minute without a request it stops; the next request has it made, and waits for what it tells."""
     driver = FakeDriver(connect=Gate.ERROR)
     db = engine(driver)
     await ask(db)
@@ -276,10 +277,113 @@ async def test_the_probe_rests_when_nobody_wants_anything():
     assert 10 < tried < 60
     await asyncio.sleep(600)
     assert driver.begun["connect"] == tried
+    error = await ask(db)
+    assert isinstance(error, DatabaseUnavailable)
+    assert error.after == pytest.approx(1.0, abs=0.02)
+    assert (await ask(db)).after == 0
+    await asyncio.sleep(600)
     driver.connect = Gate.OK
+    assert await ask(db) < 0.01
+
+
+@pytest.mark.parametrize("error", [OSError("refused"), InvalidPasswordError("password authentication failed")])
+def test_every_request_has_a_loop_of_its_own(error):
+    """Jobs that each run in `asyncio.run` find the database back, though no loop lives until the probe is due."""
+    driver = FakeDriver()
+    through = driver.through
+
+    async def fail(_step):
+        raise error
+
+    driver.through = fail
+    db = engine(driver, pool_size=2)
+
+    def job(pause):
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            runner.get_loop()._now = VirtualLoop.latest = now[0]
+            answer = runner.run(ask(db))
+            now[0] = runner.get_loop().time() + pause
+        return answer
+
+    now = [VirtualLoop.start]
+    assert [type(job(5)) for _ in range(4)].count(DatabaseUnavailable if type(error) is OSError else type(error)) == 4
+    driver.through = through
+    answers = [job(5) for _ in range(4)]
+    assert all(isinstance(answer, float) for answer in answers), answers
+    ledger_of(db).check()
+
+
+@pytest.mark.parametrize("pre_ping", [False, True])
+async def test_a_connection_on_its_way_lives(pre_ping):
+    """While the last one is handed over, or pinged, nobody is told that there is none."""
+    driver = FakeDriver()
+    db = engine(driver, pool_size=3, max_overflow=0, pool_pre_ping=pre_ping, guard=strict())
+    async with all_out(db, 1):
+        driver.connect = Gate.ERROR
+        asyncio.get_running_loop().call_later(1, driver.__setattr__, "ping", Gate.SLOW)
+        waiting = [asyncio.create_task(ask(db, 0.05)) for _ in range(2)]
+        await asyncio.sleep(0.4)
+    driver.delay = 0.02
+    for _ in range(40):
+        waiting.append(asyncio.create_task(ask(db, 0.01)))
+        await asyncio.sleep(0.03)
+    answers = await asyncio.gather(*waiting)
+    assert not any(isinstance(answer, DatabaseUnavailable) for answer in answers), answers
+
+
+async def test_after_an_outage_nobody_is_told_to_wait_who_may_not():
+    """With `pool_timeout=0` there is no queue in which to wait for one's turn to connect."""
+    driver = FakeDriver(connect=Gate.ERROR)
+    db = engine(driver, pool_size=10, pool_timeout=0)
+    assert type(await ask(db)) is OSError
     assert isinstance(await ask(db), DatabaseUnavailable)
-    await turns(20)
-    assert await ask(db) == 0
+    driver.connect = Gate.SLOW
+    await asyncio.sleep(3)
+    answers = await asyncio.gather(*(ask(db, 0.1) for _ in range(10)))
+    assert all(isinstance(answer, float) for answer in answers), answers
+
+
+@pytest.mark.parametrize("how", ["error", "silence"])
+async def test_pre_ping_hides_nothing(how):
+    """Where the wait is as long as a blip is ridden out, the error still says what it is, and why."""
+    driver = FakeDriver()
+    db = engine(driver, pool_size=2, pool_pre_ping=True, guard=strict())
+    async with all_out(db, 2):
+        pass
+    driver.ping, driver.connect = Gate.ERROR, Gate.ERROR if how == "error" else Gate.NEVER
+    answers = await asyncio.gather(*(ask(db) for _ in range(6)))
+    assert [type(answer) for answer in answers] == [DatabaseUnavailable] * 6
+    assert all(answer.__cause__ is answer.orig and answer.after <= 1.01 for answer in answers)
+
+
+async def test_silence_from_the_start():
+    """With `fail_fast` the first requests, which connect themselves, learn that the server does not answer; the others at once."""
+    driver = FakeDriver(connect=Gate.NEVER)
+    db = engine(driver, pool_size=5, guard=strict())
+    answers = await asyncio.gather(*(ask(db) for _ in range(8)))
+    assert [type(answer) for answer in answers] == [DatabaseUnavailable] * 8
+    assert breaker_of(db).state is not BreakerState.CLOSED
+    assert (await ask(db)).after == 0
+
+
+async def test_the_probe_has_no_context():
+    """It is made on nobody's behalf: what a request has set for itself is not seen in it."""
+    driver = FakeDriver(connect=Gate.ERROR)
+    db = engine(driver)
+    request, seen = ContextVar("request", default=None), []
+
+    @event.listens_for(db.sync_engine, "connect")
+    def connected(*_):
+        seen.append(request.get())
+
+    async def first():
+        request.set("the first")
+        await ask(db)
+
+    await asyncio.create_task(first())
+    driver.connect = Gate.OK
+    await asyncio.sleep(3)
+    assert seen == [None]
 
 
 async def test_without_a_breaker():

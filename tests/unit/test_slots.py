@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from sqla_poolguard._breaker import Connect
+from sqla_poolguard._connects import Connect
 from sqla_poolguard._ledger import Lease
 from sqla_poolguard._slots import Slots
 from sqla_poolguard._waiters import Waiter
