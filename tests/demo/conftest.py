@@ -52,8 +52,12 @@ class Command:
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     def left_behind(self) -> list[str]:
-        """Name the files in the temp folder and the processes (on Linux) that are still there."""
-        files = [str(path) for path in self.folder.iterdir()]
+        """
+        Name the files in the temp folder and the processes (on Linux) that are still there.
+
+        Without the file by which Python's `tempfile` tries a folder, and which it leaves behind when it is killed at that moment.
+        """
+        files = [str(path) for path in self.folder.iterdir() if not (path.is_file() and path.read_bytes() in {b"", b"blat"})]
         return files + [process for process in map(self._ours, Path("/proc").glob("[0-9]*")) if process]
 
     def _ours(self, process: Path) -> str | None:

@@ -22,6 +22,7 @@ __all__ = ["Culprit", "play"]
 
 _OTHERS: Final = 8
 _PATIENCE: Final = 5.0
+_HELD: Final = "held across an await"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,7 @@ async def play(scene: Scene) -> Culprit:
     return Culprit(
         marked=marked_line("culprit"),
         error=next((line.message for line in said if line.logger == "shop"), ""),
-        warning=next((line.message for line in said if line.logger == "sqla_poolguard"), ""),
+        warning=next((line.message for line in said if line.logger == "sqla_poolguard" and _HELD in line.message), ""),
         stock_error=stock_error.splitlines()[0] if stock_error else "",
         stock_statuses=tuple(answer.status for answer in others),
         others=tuple(refused),
