@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import weakref
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from sqla_poolguard._awaits import chain_of
 from sqla_poolguard._reach import connections_of, variables_of
@@ -30,6 +30,13 @@ class Inquiry:
         self.is_over = False
         self.found: weakref.ref[Task[Any]] | None = None
         """The task, if there is one; known when the inquiry is over."""
+
+    @classmethod
+    def answered(cls) -> Self:
+        """Make one that is over, since there is no connection any more, or no task that could have it."""
+        inquiry = cls(None)
+        inquiry.is_over = True
+        return inquiry
 
 
 class Census:
@@ -91,7 +98,9 @@ class Census:
     def _look_at(self, task: Task[Any], drivers: Mapping[int, int]) -> None:
         chain, reference = chain_of(task), weakref.ref(task)
         for connection in connections_of(chain, self._depth):
-            self._found.setdefault(id(getattr(connection, "_dbapi_connection", None)), reference)
+            fairy = getattr(connection, "_dbapi_connection", None)
+            if fairy is not None:  # it is not closed
+                self._found.setdefault(id(fairy), reference)
         for value in variables_of(chain):
             if id(value) in drivers:
                 self._found.setdefault(drivers[id(value)], reference)

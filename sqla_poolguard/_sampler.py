@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import logging
 from typing import TYPE_CHECKING, Any, Final, TypeVar
+from weakref import WeakKeyDictionary
 
 from sqla_poolguard import _probe, _reach, _sight
 from sqla_poolguard._awaits import chain_of
 from sqla_poolguard._callsite import is_internal, site_of, this_task
-from sqla_poolguard._census import Census
+from sqla_poolguard._census import Census, Inquiry
 from sqla_poolguard._conflicts import find_deadlock
 from sqla_poolguard._facts import SECOND, HolderState
 from sqla_poolguard._judge import Judge
@@ -19,7 +20,7 @@ from sqla_poolguard._ticker import PAUSE, ticker
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Task
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from sqla_poolguard._callsite import Place
     from sqla_poolguard._facts import Site
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from sqla_poolguard._streak import Streak
     from sqla_poolguard._ticker import Beat, Blocked
 
-__all__ = ["Sampler"]
+__all__ = ["Sampler", "drivers_of"]
 
 _log: Final = logging.getLogger("sqla_poolguard")
 
@@ -73,7 +74,8 @@ class Sampler:
         self.pause = min(max(self._patience / _PARTS, _SHORTEST_PAUSE), PAUSE)
         self.rest = on_rest
         self._failed = False
-        self._nearby, self._deep = Census(_reach.DIRECTLY), Census(_reach.DEEP)
+        self._censuses: WeakKeyDictionary[AbstractEventLoop, dict[int, Census]] = WeakKeyDictionary()
+        """By depth: the tasks of one loop tell nothing of the connections of another."""
 
     def wake(self, loop: AbstractEventLoop) -> None:
         """Look, in the running loop, as long as anything is out."""
@@ -137,9 +139,9 @@ class Sampler:
         out = self.slots.out()
         records = [record for record in out if record.loop is beat.loop]
         around = self._surroundings(records, beat)
-        asked = [census for census in (self._nearby, self._deep) if census.is_asked]
-        if asked:
-            self._quietly(lambda: _count(asked, records, beat.loop), None)
+        for census in self._censuses.get(beat.loop, {}).values():
+            if census.is_asked:
+                self._quietly(functools.partial(census.go_on, beat.loop, drivers_of(records)), None)
         for record in records:
             if record.lease.granted_at is not None:
                 self._quietly(functools.partial(self._sample_one, record, around, beat, blocked), None)
@@ -210,7 +212,7 @@ class Sampler:
                 and record.loop is not None
                 and not _reach.reaches(chain_of(task), fairy, _reach.DEEP)
             ):
-                streak.inquiry = self._deep.ask(fairy)
+                streak.inquiry = self._ask(record.loop, _reach.DEEP, fairy)
         if streak.inquiry is not None and streak.inquiry.found is not None:
             streak.adopt(streak.inquiry.found)
             streak.inquiry = None
@@ -225,12 +227,19 @@ class Sampler:
         if not streak.gone:
             streak.gone, streak.inquiry = True, None
         if streak.inquiry is None:
-            census = self._deep if streak.used_late or _sight.is_helper(record.lease.place) else self._nearby
-            streak.inquiry = census.ask(fairy)
+            depth = _reach.DEEP if streak.used_late or _sight.is_helper(record.lease.place) else _reach.DIRECTLY
+            streak.inquiry = self._ask(record.loop, depth, fairy)
         if streak.inquiry.found is not None:
             streak.adopt(streak.inquiry.found)
             return Sight(HolderState.RUNNING)  # until the next look
         return Sight(HolderState.ORPHANED if streak.inquiry.is_over else HolderState.RUNNING)
+
+    def _ask(self, loop: AbstractEventLoop | None, depth: int, fairy: object) -> Inquiry:
+        """Ask which task of a loop has a connection; where there is nothing to ask, nobody has it."""
+        if loop is None or fairy is None:
+            return Inquiry.answered()
+        censuses = self._censuses.setdefault(loop, {})
+        return censuses.setdefault(depth, Census(depth)).ask(fairy)
 
     def _surroundings(self, records: list[GuardedRecord], beat: Beat | None) -> Surroundings:
         """See who else waits and holds."""
@@ -254,15 +263,15 @@ class Sampler:
         return [task for waiter in self.slots.waiters.live(_WAITERS_SEEN) if (task := _alive(waiter.task)) is not None]
 
 
-def _count(asked: list[Census], records: list[GuardedRecord], loop: AbstractEventLoop) -> None:
-    """Go on finding out which task has which connection."""
-    drivers = {
-        id(_probe.driver_of(record.dbapi_connection)): id(record.fairy_ref())
+def drivers_of(records: Iterable[GuardedRecord]) -> dict[int, int]:
+    """Give the pool's connections (by id) by the driver's own (by id)."""
+    return {
+        id(driver): id(fairy)
         for record in records
-        if record.fairy_ref is not None
+        if (driver := _probe.driver_of(record.dbapi_connection)) is not None
+        and record.fairy_ref is not None
+        and (fairy := record.fairy_ref()) is not None
     }
-    for census in asked:
-        census.go_on(loop, drivers)
 
 
 def _samplers(beat: Beat | None) -> list[Sampler]:

@@ -14,7 +14,7 @@ CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 def test_json_is_one_document_with_acts_that_passed(poolguard):
     """All three acts pass, and their figures fit together."""
-    done = poolguard.run("demo", "--json", "--quick")
+    done = poolguard.show("demo", "--json", "--quick")
     assert done.stderr == ""
     outcome = json.loads(done.stdout)
     assert done.returncode == 0, outcome
@@ -40,7 +40,7 @@ def test_json_is_one_document_with_acts_that_passed(poolguard):
 
 def test_piped_output_is_plain(poolguard):
     """No colours, no control codes, no line over 80 columns, no blanks at the end of lines."""
-    done = poolguard.run("demo", "--act", "leak", "--act", "culprit")
+    done = poolguard.show("demo", "--act", "leak", "--act", "culprit")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
     assert not CONTROL.search(done.stdout)
@@ -55,7 +55,7 @@ def test_own_server_and_no_unicode(poolguard, postgres_url):
     """`--dsn` takes the address as psql has it and starts no server; where Unicode cannot be printed, ASCII is."""
     address = postgres_url.replace("+asyncpg", "")
     env = {"POOLGUARD_PG_BINDIR": "/nowhere", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
-    done = poolguard.run("demo", "--act", "leak", "--dsn", address, **env)
+    done = poolguard.show("demo", "--act", "leak", "--dsn", address, **env)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "its own" not in done.stdout
     assert done.stdout.isascii()
@@ -87,7 +87,7 @@ def collector():
 def test_telemetry_arrives(poolguard, collector, postgres_url):
     """`--otlp` sends spans and the pool's metrics, and says how many."""
     url, paths = collector
-    done = poolguard.run("demo", "--json", "--act", "leak", "--otlp", url, "--dsn", postgres_url)
+    done = poolguard.show("demo", "--json", "--act", "leak", "--otlp", url, "--dsn", postgres_url)
     assert done.returncode == 0, done.stdout + done.stderr
     sent = json.loads(done.stdout)["telemetry"]
     assert sent["spans"] >= 3

@@ -126,7 +126,7 @@ async def exhaust(stage, *coroutines):
 
 async def test_verdict_held_across_await(postgres_url):
     """The error says what most holders await, where, and what helps."""
-    async with Stage(postgres_url, pool_size=3, pool_timeout=0.3) as stage:
+    async with Stage(postgres_url, pool_size=3, pool_timeout=1.0) as stage:
 
         async def work():
             async with AsyncSession(stage.db) as session:
@@ -158,7 +158,7 @@ async def test_verdict_slow_database(postgres_url):
 
 async def test_verdict_undersized(postgres_url):
     """Many short holds by many tasks are too few connections."""
-    async with Stage(postgres_url, pool_size=1, pool_timeout=0.3) as stage:
+    async with Stage(postgres_url, pool_size=1, pool_timeout=0.6) as stage:
 
         async def work():
             async with AsyncSession(stage.db) as session:
@@ -170,7 +170,7 @@ async def test_verdict_undersized(postgres_url):
 
 async def test_verdict_of_a_holder_that_asks_again(postgres_url):
     """Who is refused a second connection while holding one is seen as such."""
-    async with Stage(postgres_url, pool_size=1, pool_timeout=0.3, guard={"deadlock": "warn"}) as stage:
+    async with Stage(postgres_url, pool_size=1, pool_timeout=1.0, guard={"deadlock": "warn"}) as stage:
         async with stage.db.connect() as connection:
             await connection.execute(ONE)
             with pytest.raises(CheckoutTimeout) as caught:
@@ -196,7 +196,7 @@ async def test_looking_leaves_locals_alone(postgres_url):
 
 async def test_verdict_orphaned(postgres_url):
     """Holders whose tasks have finished are named as such."""
-    async with Stage(postgres_url, pool_size=1, pool_timeout=0.3) as stage:
+    async with Stage(postgres_url, pool_size=1, pool_timeout=1.0) as stage:
         kept = []
 
         async def job():
@@ -210,7 +210,7 @@ async def test_verdict_orphaned(postgres_url):
 
 async def test_declared_hold_is_listed(postgres_url):
     """A declared hold is listed with its reason, and shown as such by the error of an exhausted pool."""
-    async with Stage(postgres_url, pool_size=1, pool_timeout=0.3) as stage:
+    async with Stage(postgres_url, pool_size=1, pool_timeout=1.0) as stage:
 
         async def listen():
             with allow_hold("LISTEN for orders"):

@@ -13,7 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from sqla_poolguard import _census, _reach
 from sqla_poolguard._awaits import chain_of
+from sqla_poolguard._sampler import drivers_of
 from sqla_poolguard._stillness import Stillness
+from sqla_poolguard._ticker import Beat
 
 
 class Wait:
@@ -166,6 +168,56 @@ async def test_census(postgres_url, monkeypatch):
             census.go_on(loop, {})
         assert late.found() is inquiries[0].found()
         await end(*tasks)
+
+
+@pytest.mark.postgres
+async def test_census_of_nothing(postgres_url):
+    """A lease that nobody holds any more is nobody's, though tasks have closed connections, and variables that hold nothing."""
+    async with Stage(postgres_url) as stage:
+
+        async def keep():
+            nothing = None
+            async with stage.db.connect() as closed:
+                await closed.execute(ONE)
+            done.set()
+            await Wait()()
+            return nothing, closed
+
+        done = asyncio.Event()
+        task = asyncio.create_task(keep())
+        await done.wait()
+        await turns()
+        inquiry = (census := _census.Census(_reach.DEEP)).ask(None)
+        record = next(iter(stage.db.sync_engine.pool._watch.sampler.slots.idle))
+        gone = type("Record", (), {"fairy_ref": record.fairy_ref, "dbapi_connection": None})
+        drivers = drivers_of([gone, type("Record", (), {"fairy_ref": lambda: None, "dbapi_connection": record.dbapi_connection})])
+        while census.is_asked:
+            census.go_on(asyncio.get_running_loop(), drivers)
+        assert (inquiry.is_over, inquiry.found, drivers) == (True, None, {})
+        await end(task)
+
+
+@pytest.mark.postgres
+async def test_a_census_is_of_one_loop(postgres_url):
+    """An engine that is used in two threads: what is asked in one loop is not answered by the tasks of the other."""
+    async with Stage(postgres_url, guard={"await_warning": 60}) as stage:
+        session = AsyncSession(stage.db)
+        await asyncio.create_task(session.execute(ONE))  # a task that has finished holds it
+        sampler = stage.db.sync_engine.pool._watch.sampler
+        (record,) = sampler.slots.out()
+
+        async def look_elsewhere():
+            sampler.sample(Beat(asyncio.get_running_loop()), None)
+
+        sampler.look_now(asyncio.get_running_loop())
+        inquiry = record.lease.streak.inquiry
+        assert not inquiry.is_over
+        await asyncio.to_thread(asyncio.run, look_elsewhere())
+        assert not inquiry.is_over
+        sampler.sample(Beat(asyncio.get_running_loop()), None)
+        assert inquiry.is_over
+        assert inquiry.found() is asyncio.current_task(), "the session is in its hands"
+        await session.close()
 
 
 async def test_what_many_frames_share_is_looked_at_once():
