@@ -199,7 +199,7 @@ class GuardedPool(Figures):
         place = self._who(2)  # now: after a cancellation the frames that await are not linked any more
         self._ledger.ask()
         try:
-            if self._pre_ping:
+            if self._pre_ping or not self._fast:  # then SQLAlchemy does what takes time
                 fairy = self._supply.in_time(lambda: self._check_out(asked_at, place), asked_at)
             else:
                 fairy = self._check_out(asked_at, place)

@@ -91,6 +91,18 @@ class GuardedRecord(_ConnectionRecord):
             return False
         return pool._recycle < 0 or time.time() - started <= pool._recycle or pool._slots.breaker.down_since is not None
 
+    def is_doubted(self) -> bool:
+        """Tell whether it was given up only because another one was lost, while no other can be had: then it is asked first."""
+        return (
+            self.dbapi_connection is not None
+            and self.guarded._slots.breaker.down_since is not None
+            and self._soft_invalidate_time <= self.starttime < self.guarded._invalidate_time
+        )
+
+    def vouch(self) -> None:
+        """Note that it has answered: what was lost before is no reason any more to doubt it. `pool_recycle` counts from now."""
+        self.starttime = time.time()
+
     def abandon(self) -> None:
         """Drop a foreign connection. Nothing can be awaited in its loop from here, so it is cut off, not closed politely."""
         connection, self.dbapi_connection = self.dbapi_connection, None

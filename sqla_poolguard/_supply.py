@@ -161,7 +161,10 @@ class Supply:
         try:
             if record.loop is not _get_running_loop() and record.is_foreign():
                 record.abandon()
-            if not record.is_good():
+            if record.is_doubted():
+                self.in_time(lambda: self._ping(record), asked_at)
+                record.vouch()
+            elif not record.is_good():
                 self.in_time(record.connect_anew, asked_at)
             elif pool._ping_after < math.inf and pool._clock() - record.lease.idle_since > pool._ping_after:
                 self.in_time(lambda: self._ping(record), asked_at)

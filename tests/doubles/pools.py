@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from doubles.driver import FakeDriver
-from doubles.virtual import turns, virtual_time
+from doubles.virtual import VirtualLoop, turns, virtual_time
 from sqla_poolguard import GuardedPool, Observer
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+    from sqla_poolguard._breaker import Breaker
     from sqla_poolguard._ledger import Ledger
 
 URL = "postgresql+asyncpg://u:p@h/db"
@@ -90,6 +91,29 @@ async def queue_up(engine: AsyncEngine, order: list[Any], *names: Any, hold: flo
         tasks.append(asyncio.create_task(ask(name), name=str(name)))
         await turns()
     return tasks
+
+
+def elapsed() -> float:
+    """Seconds since the loop began."""
+    return asyncio.get_running_loop().time() - VirtualLoop.start
+
+
+def breaker_of(engine: AsyncEngine) -> Breaker:
+    """Give the breaker of a pool."""
+    return pool_of(engine)._slots.breaker
+
+
+async def ask(engine: AsyncEngine, hold: float = 0.0) -> float | Exception:
+    """Ask for a connection; give the seconds after which it came, or the error with these."""
+    begun = elapsed()
+    try:
+        async with engine.connect():
+            waited = elapsed() - begun
+            await asyncio.sleep(hold)
+            return waited
+    except Exception as error:  # noqa: BLE001 - it is looked at
+        error.after = elapsed() - begun  # type: ignore[attr-defined] # it is new
+        return error
 
 
 class Recorder(Observer):

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import random
-from contextvars import ContextVar
+import time
 
 import pytest
 from asyncpg.exceptions import InvalidPasswordError
 from doubles.driver import FakeDriver, Gate, greenlet_spawn
-from doubles.pools import Recorder, all_out, at_rest, engine, ledger_of, pool_of, queue_up, rejected
-from doubles.virtual import VirtualLoop, turns
+from doubles.pools import Recorder, all_out, ask, at_rest, breaker_of, engine, ledger_of, pool_of, queue_up, rejected
+from doubles.virtual import turns
 from sqlalchemy import event
 
 from sqla_poolguard import CheckoutTimeout, DatabaseUnavailable, Guard, NoConnectionError, snapshot
@@ -25,32 +24,9 @@ def dice(monkeypatch):
     monkeypatch.setattr(random, "random", random.Random(7).random)
 
 
-def elapsed():
-    """Seconds since the loop began."""
-    return asyncio.get_running_loop().time() - VirtualLoop.start
-
-
-def breaker_of(db):
-    """Give the breaker of a pool."""
-    return pool_of(db)._slots.breaker
-
-
 def strict(**options):
     """Make options with which a pool turns away."""
     return Guard(fail_fast=True, **options)
-
-
-async def ask(db, hold=0.0):
-    """Ask for a connection; give the seconds after which it came, or the error with these."""
-    begun = elapsed()
-    try:
-        async with db.connect():
-            waited = elapsed() - begun
-            await asyncio.sleep(hold)
-            return waited
-    except Exception as error:  # noqa: BLE001 - it is looked at
-        error.after = elapsed() - begun
-        return error
 
 
 async def test_a_blip_is_ridden_out():
@@ -196,6 +172,43 @@ async def test_dead_connections_are_given_to_nobody(how):
     at_rest(db)
 
 
+async def test_those_that_live_are_kept_though_another_one_was_lost():
+    """SQLAlchemy gives up every connection when one is lost; while no other can be had, they are asked whether they live, once."""
+    driver = FakeDriver()
+    db = engine(driver, pool_size=4, max_overflow=0)
+    async with all_out(db, 4):
+        pass
+    pool_of(db)._invalidate_time = time.time()
+    driver.connect = Gate.ERROR
+    first = asyncio.create_task(ask(db))  # it drops the first one, and learns that there is no other
+    await turns()
+    for _ in range(3):
+        answers = await asyncio.gather(*(ask(db, 0.01) for _ in range(12)))
+        assert all(isinstance(wait, float) for wait in answers), answers
+    assert isinstance(await first, float)
+    assert (driver.open_now, driver.begun["ping"]) == (3, 3)
+    driver.connect = Gate.OK
+    await asyncio.sleep(2.1)
+    await asyncio.gather(*(ask(db, 0.01) for _ in range(12)))
+    assert driver.open_now == 4
+    at_rest(db)
+
+
+async def test_the_timeout_is_one_for_connecting_and_waiting():
+    """Who has tried to connect has the rest of it to wait, on either lane."""
+    driver = FakeDriver()
+
+    async def fail(_step):
+        await asyncio.sleep(0.1)
+        raise OSError
+
+    driver.through = fail
+    db = engine(driver, pool_timeout=0.8)
+    error = await ask(db)
+    assert isinstance(error, DatabaseUnavailable)
+    assert error.after == pytest.approx(0.8)
+
+
 async def test_what_a_person_has_to_mend_is_raised_as_it_is():
     """A wrong password is no blip: everybody learns of it at once, by the driver's own error."""
     driver = FakeDriver()
@@ -213,6 +226,7 @@ async def test_what_a_person_has_to_mend_is_raised_as_it_is():
     assert all(answer.after < 0.3 for answer in answers)
     again = [await ask(db) for _ in range(50)]
     assert [type(answer) for answer in again] == [InvalidPasswordError] * 50
+    assert sum(answer.after for answer in again) <= 0.05, "those that met it themselves"
     assert driver.begun["connect"] < 5
     assert len({id(answer) for answer in again}) == 50, "every caller has its own"
     ledger_of(db).check()
@@ -265,52 +279,6 @@ async def test_a_database_that_is_slow_is_waited_for():
     db = engine(driver, pool_size=5)
     assert await asyncio.gather(*(ask(db) for _ in range(5))) == pytest.approx([6.0] * 3 + [12.0] * 2)
     assert breaker_of(db).state is BreakerState.CLOSED
-
-
-async def test_the_probe_rests_when_nobody_wants_anything():
-    """After half a minute without a request it stops; the next request has it made, and waits for what it tells."""
-    driver = FakeDriver(connect=Gate.ERROR)
-    db = engine(driver)
-    await ask(db)
-    await asyncio.sleep(60)
-    tried = driver.begun["connect"]
-    assert 10 < tried < 60
-    await asyncio.sleep(600)
-    assert driver.begun["connect"] == tried
-    error = await ask(db)
-    assert isinstance(error, DatabaseUnavailable)
-    assert error.after == pytest.approx(1.0, abs=0.02)
-    assert (await ask(db)).after == 0
-    await asyncio.sleep(600)
-    driver.connect = Gate.OK
-    assert await ask(db) < 0.01
-
-
-@pytest.mark.parametrize("error", [OSError("refused"), InvalidPasswordError("password authentication failed")])
-def test_every_request_has_a_loop_of_its_own(error):
-    """Jobs that each run in `asyncio.run` find the database back, though no loop lives until the probe is due."""
-    driver = FakeDriver()
-    through = driver.through
-
-    async def fail(_step):
-        raise error
-
-    driver.through = fail
-    db = engine(driver, pool_size=2)
-
-    def job(pause):
-        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-            runner.get_loop()._now = VirtualLoop.latest = now[0]
-            answer = runner.run(ask(db))
-            now[0] = runner.get_loop().time() + pause
-        return answer
-
-    now = [VirtualLoop.start]
-    assert [type(job(5)) for _ in range(4)].count(DatabaseUnavailable if type(error) is OSError else type(error)) == 4
-    driver.through = through
-    answers = [job(5) for _ in range(4)]
-    assert all(isinstance(answer, float) for answer in answers), answers
-    ledger_of(db).check()
 
 
 @pytest.mark.parametrize("pre_ping", [False, True])
@@ -366,26 +334,6 @@ async def test_silence_from_the_start():
     assert (await ask(db)).after == 0
 
 
-async def test_the_probe_has_no_context():
-    """It is made on nobody's behalf: what a request has set for itself is not seen in it."""
-    driver = FakeDriver(connect=Gate.ERROR)
-    db = engine(driver)
-    request, seen = ContextVar("request", default=None), []
-
-    @event.listens_for(db.sync_engine, "connect")
-    def connected(*_):
-        seen.append(request.get())
-
-    async def first():
-        request.set("the first")
-        await ask(db)
-
-    await asyncio.create_task(first())
-    driver.connect = Gate.OK
-    await asyncio.sleep(3)
-    assert seen == [None]
-
-
 async def test_without_a_breaker():
     """Every request meets the error itself, as with any other pool."""
     driver = FakeDriver(connect=Gate.ERROR)
@@ -393,60 +341,6 @@ async def test_without_a_breaker():
     assert [type(await ask(db)) for _ in range(5)] == [OSError] * 5
     assert driver.begun["connect"] == 5
     assert breaker_of(db).state is BreakerState.CLOSED
-
-
-@pytest.mark.parametrize("step", range(6))
-async def test_disposing_while_the_probe_is_made(step):
-    """At whatever step of it: the slot and the connection are not lost, and the new pool goes on."""
-    driver = FakeDriver(connect=Gate.ERROR)
-    db = engine(driver)
-    await ask(db)
-    old = pool_of(db)
-    driver.connect, driver.delay = Gate.SLOW, 0.01
-    async with asyncio.timeout(5):
-        while breaker_of(db).state is not BreakerState.HALF_OPEN:  # noqa: ASYNC110 - it tells nobody
-            await asyncio.sleep(0.001)
-    for _ in range(step):
-        await asyncio.sleep(0)
-    await db.dispose()
-    await asyncio.sleep(5)
-    assert (old._slots.taken, len(old._slots.idle)) == (0, 0)
-    old._slots.breaker.check()
-    assert driver.open_now == 0
-    assert await ask(db) == pytest.approx(0.01)
-    ledger_of(db).check()
-
-
-def test_the_probe_dies_with_its_loop():
-    """The next loop has another one made."""
-    driver = FakeDriver(connect=Gate.ERROR)
-    db = engine(driver)
-
-    async def begin():
-        await ask(db)
-        driver.connect = Gate.NEVER
-        while breaker_of(db).state is not BreakerState.HALF_OPEN:  # noqa: ASYNC110 - likewise
-            await asyncio.sleep(0.01)
-        await turns()
-
-    loop = VirtualLoop()
-    loop.run_until_complete(begin())
-    loop.close()
-    driver.connect = Gate.OK
-
-    async def go_on():
-        await ask(db)
-        await asyncio.sleep(2.1)
-        return await ask(db)
-
-    loop = VirtualLoop()
-    assert loop.run_until_complete(go_on()) == 0
-    driver._held.clear()  # now the task of the first probe goes, too late
-    gc.collect()
-    at_rest(db)
-    loop.run_until_complete(db.dispose())
-    loop.close()
-    ledger_of(db).check()
 
 
 async def test_waiters_come_and_go_meanwhile():
