@@ -197,7 +197,7 @@ class Breaker:
         """
         if connect not in self._connects:
             return
-        age = now - connect.since
+        age = connect.age(now)
         if connect is self._probe:
             del self._connects[connect]
             self._arm(now, self._steps)
@@ -263,7 +263,7 @@ class Breaker:
     def _age(self, now: float, connect: Connect | None = None) -> float:
         """Give the age of a connect, by default of the oldest under way, in seconds; 0 if there is none."""
         connect = connect or next(iter(tuple(self._connects)), None)  # at one stroke: another thread may begin one
-        return 0.0 if connect is None else now - connect.since
+        return 0.0 if connect is None else connect.age(now)
 
     def _long(self) -> float:
         """Give the seconds after which a connect takes too long."""

@@ -15,6 +15,7 @@ from sqlalchemy.util.concurrency import greenlet_spawn
 from sqla_poolguard._breaker import Breaker
 from sqla_poolguard._deadline import Deadline, DeadlinePassed
 from sqla_poolguard._outage import Outage, classify
+from sqla_poolguard._ticker import lag_of
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Task
@@ -94,7 +95,7 @@ class Connecting:
             NotNow: the database could not be reached, which may pass.
         """
         pool, slots = self._pool, self._pool._slots
-        connect.since = pool._clock()
+        connect.start(pool._clock(), lag_of(_get_running_loop()))
         outage: Outage | None = None
         try:
             result = work()

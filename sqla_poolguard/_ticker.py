@@ -22,8 +22,9 @@ from sqla_poolguard._facts import Site
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Task
+    from collections.abc import Callable
 
-__all__ = ["Beat", "Blocked", "Samples", "Sighting", "Ticker", "ticker"]
+__all__ = ["Beat", "Blocked", "Samples", "Sighting", "Ticker", "lag_of", "ticker"]
 
 _log: Final = logging.getLogger("sqla_poolguard")
 
@@ -227,3 +228,9 @@ class Ticker:
 
 ticker: Final = Ticker()
 """The ticker of this process."""
+
+
+def lag_of(loop: AbstractEventLoop | None) -> Callable[[], float]:
+    """Give what tells for how many seconds a loop has been late since it has a beat; 0 where it has none."""
+    beat = ticker.beat_of(loop)
+    return (lambda: beat.lag) if beat is not None else float

@@ -66,14 +66,21 @@ async def test_above_pool_size(db):
 
 async def test_timeout(db, monkeypatch):
     """Waited in vain: rejected as a timeout; nothing ended."""
-    one, two = await db.connect(), await db.connect()
+    over = asyncio.Event()
+
+    async def others():  # that do not wait for us: that would be a deadlock
+        async with db.connect(), db.connect():
+            await over.wait()
+
+    holding = asyncio.create_task(others())
+    await until(lambda: len(ledger_of(db).leases()) == 2)
     monkeypatch.setattr(pool_of(db)._supply, "_patience", 0.05)  # from here on, so that no slow connect runs into it
     with pytest.raises(CheckoutTimeout):
         await db.connect()
     assert (ended(db), rejected(db)) == ({}, {"timeout": 1})
     ledger_of(db).check()
-    await one.close()
-    await two.close()
+    over.set()
+    await holding
     at_rest(db, idle=1)
 
 

@@ -362,8 +362,11 @@ async def test_nothing_is_kept_alive(postgres_url):
                 snapshot(stage.db)
 
         await asyncio.create_task(job())
-        await asyncio.sleep(0)
-        gc.collect()
+        for _ in range(20):  # a look may have been under way
+            await asyncio.sleep(0.05)
+            gc.collect()
+            if not any(ref() for ref in seen):
+                break
         assert [ref() for ref in seen] == [None] * 4
         assert len(stage.findings.all) >= 1
 

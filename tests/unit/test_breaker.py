@@ -197,6 +197,20 @@ def test_a_connect_that_hangs_until_its_caller_gives_up_opens_it():
     assert str(made.last_error) == "connecting was given up after 1.0 s"
 
 
+@pytest.mark.parametrize(("late", "opens"), [(0.0, True), (0.4, True), (0.5, False), (1.0, False)])
+def test_a_loop_that_is_late_hears_no_answer(late, opens):
+    """Where it was late for half of the time or more, a connect that is given up says nothing of the database."""
+    made, lag = breaker(), [7.0]
+    connect = made.begin(100.0)
+    connect.start(100.5, lambda: lag[0])
+    assert connect.age(101.5) == 1.0
+    lag[0] += late
+    assert made.hopeless(101.5, live=False) is opens
+    made.abandoned(connect, 101.5)
+    assert (made.state is BreakerState.OPEN) is opens
+    made.check()
+
+
 def test_a_cancelled_probe_is_armed_again():
     """It has not failed, so the pause is not lengthened."""
     made = down(100.0)
