@@ -94,16 +94,8 @@ class PoolGuardMiddleware:
             with self._deadline(scope):
                 await self.app(scope, receive, watched)
         except Exception as error:
-            found = saturation_in(error)
-            if found is None:
+            if not await _refuse(scope, send, error, begun=begun):
                 raise
-            if begun:
-                _too_late(scope, found)
-                raise
-            reply = reply_to(found)
-            journal.note(found)
-            with contextlib.suppress(OSError):  # the client has gone, and the server says so
-                await answer(scope, send, reply.status, reply.headers, reply.body)
 
     async def _serve_socket(self, scope: Scope, receive: Receive, send: Send) -> None:
         told = ""
@@ -123,19 +115,8 @@ class PoolGuardMiddleware:
         try:
             await self.app(scope, heard, watched)
         except Exception as error:
-            found = saturation_in(error)
-            if found is None:
+            if not await _refuse_socket(scope, send, error, told):
                 raise
-            if told not in {"", "websocket.accept", "websocket.send"}:  # it is over, or was refused already
-                _too_late(scope, found)
-                raise
-            reply = reply_to(found)
-            journal.note(found)
-            with contextlib.suppress(OSError):
-                if not told and "websocket.http.response" in (scope.get("extensions") or {}):
-                    await answer(scope, send, reply.status, reply.headers, reply.body)
-                else:
-                    await send({"type": "websocket.close", "code": TRY_AGAIN_LATER, "reason": CLOSE_REASON})
 
     def _deadline(self, scope: Scope) -> AbstractContextManager[None]:
         """Give the deadline that the client has set; of several the nearest; one that cannot be read is none."""
@@ -143,6 +124,44 @@ class PoolGuardMiddleware:
             return contextlib.nullcontext()
         values = [float(value) for value in map(str.strip, header(scope, self._header)) if _NUMBER.fullmatch(value)]
         return deadline(min(min(values) * self._unit, self._longest)) if values else contextlib.nullcontext()
+
+
+async def _refuse(scope: Scope, send: Send, error: Exception, *, begun: bool) -> bool:
+    """
+    Answer 503; False if the error is of another kind, or an answer has begun.
+
+    A function, not a part of who catches the error: that one's frame is in the traceback, and a name for the error in it
+    would be a cycle, which only the garbage collector ends; under overload, thousands of them a second.
+    """
+    found = saturation_in(error)
+    if found is None:
+        return False
+    if begun:
+        _too_late(scope, found)
+        return False
+    reply = reply_to(found)
+    journal.note(found)
+    with contextlib.suppress(OSError):  # the client has gone, and the server says so
+        await answer(scope, send, reply.status, reply.headers, reply.body)
+    return True
+
+
+async def _refuse_socket(scope: Scope, send: Send, error: Exception, told: str) -> bool:
+    """Refuse a WebSocket, or close it; False if the error is of another kind, or the socket is closed. `told` is its last message."""
+    found = saturation_in(error)
+    if found is None:
+        return False
+    if told not in {"", "websocket.accept", "websocket.send"}:  # it is over, or was refused already
+        _too_late(scope, found)
+        return False
+    reply = reply_to(found)
+    journal.note(found)
+    with contextlib.suppress(OSError):
+        if not told and "websocket.http.response" in (scope.get("extensions") or {}):
+            await answer(scope, send, reply.status, reply.headers, reply.body)
+        else:
+            await send({"type": "websocket.close", "code": TRY_AGAIN_LATER, "reason": CLOSE_REASON})
+    return True
 
 
 def _too_late(scope: Scope, error: Saturation) -> None:
