@@ -106,17 +106,27 @@ class Gate:
         if self._acts:
             if admission.fits(now, waiters.ahead_of(level), level):
                 return None
-            self._tell(now)
-            victim = self._slots.evict(level) if admission.budget(now, level) else None
-            if victim is None:
+            if not (admission.budget(now, level) and self._evict(now, level)):
+                self._tell(now)
                 return Reason.REJECTED
-            self._handover.evict(victim)
+            # connections come back more slowly than they did; whom a critical one turns away was not ahead of it
+            if level is not Priority.CRITICAL and not admission.fits(now, waiters.ahead_of(level), level):
+                self._evict(now, level)
         elif self._acts is None:
             if level is not Priority.SHEDDABLE and admission.is_short(waiting):  # nobody would have been turned away lately
                 self._virtual = None
             else:
                 self._observe(now, level, waiting)
         return None
+
+    def _evict(self, now: float, level: Priority) -> bool:
+        """Turn away the waiter that is to go first, at most as important as `level`; False if there is none."""
+        victim = self._slots.evict(level)
+        if victim is None:
+            return False
+        self._tell(now)
+        self._handover.evict(victim)
+        return True
 
     def gap(self, now: float) -> float:
         """
@@ -171,9 +181,15 @@ class Gate:
         if self._admission.fits(now, ahead, level):
             queue += 1
         else:
-            self._reporter.ledger.would_reject += 1
-            self._tell(now)
+            self._would_reject(now)
+            if level is not Priority.CRITICAL and queue and not self._admission.fits(now, queue - 1, level):  # as `enter` does
+                self._would_reject(now)
+                queue -= 1
         self._virtual = queue, granted
+
+    def _would_reject(self, now: float) -> None:
+        self._reporter.ledger.would_reject += 1
+        self._tell(now)
 
     def _tell(self, now: float) -> None:
         """Tell, once a minute, that requests are turned away, or would be."""

@@ -53,8 +53,7 @@ class GuardedPool(Figures):
 
     It takes the arguments of `AsyncAdaptedQueuePool`, with the same meaning, and `guard`.
     A connection that comes back goes straight to the caller that has waited longest.
-    `timeout` covers the wait, the connect and the ping together; 0 or less means not to wait for a connection at all,
-    and leaves a connect to the driver's own timeout.
+    `timeout` covers the wait, the connect and the ping together; 0 or less means not to wait at all, and bounds no connect.
     """
 
     # not for memory: beside SQLAlchemy's attributes, in one dictionary, ours would be found more slowly, by an eighth of a checkout
@@ -199,7 +198,7 @@ class GuardedPool(Figures):
         place = self._who(2)  # now: after a cancellation the frames that await are not linked any more
         self._ledger.ask()
         try:
-            if self._pre_ping or not self._fast:  # then SQLAlchemy does what takes time
+            if self._pre_ping:
                 fairy = self._supply.in_time(lambda: self._check_out(asked_at, place), asked_at)
             else:
                 fairy = self._check_out(asked_at, place)
@@ -213,9 +212,9 @@ class GuardedPool(Figures):
         return fairy  # type: ignore[no-any-return]
 
     def _check_out(self, asked_at: float, place: Place | None) -> Any:
-        while True:
-            with suppress(NotNow):  # the database cannot be reached: wait for a connection that lives, or for its return
-                return _fastlane.check_out(self, asked_at, place) if self._fast else super().connect()
+        with suppress(NotNow):  # the database cannot be reached: wait for a connection that lives, or for its return
+            return _fastlane.check_out(self, asked_at, place) if self._fast else super().connect()
+        return self._supply.again(asked_at, place)
 
     def _do_get(self) -> ConnectionPoolEntry:
         return self._supply.get(self._clock())

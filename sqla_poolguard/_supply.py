@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 import time
 from asyncio.events import _get_running_loop
-from typing import TYPE_CHECKING, TypeVar
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy.exc
+from sqlalchemy.pool import Pool
 
+from sqla_poolguard import _fastlane
 from sqla_poolguard._connecting import NotNow
 from sqla_poolguard._connects import Connect
 from sqla_poolguard._deadline import Deadline, DeadlinePassed
@@ -161,11 +165,8 @@ class Supply:
         try:
             if record.loop is not _get_running_loop() and record.is_foreign():
                 record.abandon()
-            if record.is_doubted():
-                self.in_time(lambda: self._ping(record), asked_at)
-                record.vouch()
-            elif not record.is_good():
-                self.in_time(record.connect_anew, asked_at)
+            if not record.is_good():
+                self.in_time(record.connect_anew if not record.is_doubted() else lambda: self._ask(record), asked_at)
             elif pool._ping_after < math.inf and pool._clock() - record.lease.idle_since > pool._ping_after:
                 self.in_time(lambda: self._ping(record), asked_at)
             else:
@@ -176,6 +177,11 @@ class Supply:
             raise
         return True
 
+    def _ask(self, record: GuardedRecord) -> None:
+        """Ping a connection that was given up with others; if it answers, it is as good as new."""
+        self._ping(record)
+        record.vouch()
+
     def _ping(self, record: GuardedRecord) -> None:
         """Ping a connection; when it is gone, connect anew, and let the others of its age be connected anew too."""
         try:
@@ -185,6 +191,14 @@ class Supply:
             record.invalidate(e=error)
             self._pool._invalidate_time = time.time()
             record.get_connection()
+
+    def again(self, asked_at: float, place: Place | None) -> Any:
+        """Check out after all, as often as it takes, but not beyond the deadline, which is that of the first time."""
+        pool = self._pool
+        check_out = partial(_fastlane.check_out, pool, asked_at, place) if pool._fast else partial(Pool.connect, pool)
+        while True:
+            with suppress(NotNow):
+                return self.in_time(check_out, asked_at)
 
     def in_time(self, connect: Callable[[], _T], asked_at: float) -> _T:
         """Connect, but not beyond the deadline."""

@@ -240,7 +240,7 @@ DEMANDS = (
             (Kind.REFUSED, 0.01, PHASES),
             (Kind.BLACK_HOLE, 0.01, PHASES),
             # while connections live the queue turns away, not the breaker; the bound is what the simulation found (E6: 0.19)
-            (Kind.HUNG, 0.2, (1, 2, 3)),
+            (Kind.HUNG, 0.15, (1, 2, 3)),
         )
         for name, figure, bound, unit, worst in (
             ("p99 time to an error", lambda ordeal: ordeal.told_after, told_after, "s", True),

@@ -66,6 +66,25 @@ async def test_the_oldest_is_turned_away_at_once():
     assert rejected(db) == {"rejected": 1}
 
 
+@pytest.mark.parametrize("acts", [True, "observe"])
+async def test_a_queue_shrinks_when_connections_come_back_more_slowly(acts):
+    """Who comes then turns two away, until those who wait can be served in time; observed, as many would have been."""
+    db = engine(pool_size=1, max_overflow=0, guard=strict(fail_fast=acts))
+    await learn(db, times=4)
+    held = await db.connect()
+    tasks = await queue_up(db, [], *range(3))
+    await asyncio.sleep(0.05)
+    tasks += await queue_up(db, [], 3)
+    await asyncio.sleep(0.9)  # as if each of four holds had taken half a second: two may wait
+    for number, gone in ((4, 2), (5, 4), (6, 5)):
+        tasks += await queue_up(db, [], number)
+        assert ledger_of(db).rejected["rejected"] + ledger_of(db).would_reject == gone
+        ledger_of(db).check()
+    await held.close()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    at_rest(db, idle=1)
+
+
 async def test_a_crowd_that_is_turned_away_shares_what_it_is_told():
     """One look at the pool and one text serve all that are shed within a moment; each has its own place in the line."""
     db, held = await single()
