@@ -1,4 +1,4 @@
-"""Everything in this folder runs in virtual time, on the real pool; nobody looks at it in real time."""
+"""What runs in this process runs in virtual time, on the real pool; nobody looks at it in real time."""
 
 from __future__ import annotations
 
