@@ -229,7 +229,7 @@ def play(scene: Scene, *, seed: int = 1, pool: Any = TimedPool, timeout: float =
 
     async def run() -> Outcome:
         database = Database(scene.connect, scene.outage, random.Random(seed + 2000))
-        more = {"guard": guard(**options)} if issubclass(pool, TimedPool) else {}
+        more = {"guard": guard(**{**getattr(pool, "options", {}), **options})} if issubclass(pool, TimedPool) else {}
         one = pool(database.connect, pool_size=scene.connections, max_overflow=0, timeout=timeout, reset_on_return=None, **more)
         out = await World(scene, database, one, seed).run()
         if isinstance(one, TimedPool):
