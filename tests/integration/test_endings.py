@@ -36,6 +36,11 @@ def opened_and_gone(engine):
     return books.opened, books.closed, books.departed
 
 
+async def no_probe(engine):
+    """Wait while the pool finds out whether the database is back."""
+    await until(lambda: not pool_of(engine)._slots.taken)
+
+
 async def test_normal(db):
     """Closed: checked in, and idle."""
     async with db.connect() as connection:
@@ -105,7 +110,7 @@ async def test_connect_fails(land, db):
     with pytest.raises(DatabaseUnavailable, match=r"down|refuses"):
         await db.connect()
     assert (ended(db), rejected(db)) == ({}, {"unavailable": 1})
-    await until(lambda: not pool_of(db)._slots.taken)  # a probe may be under way
+    await no_probe(db)
     at_rest(db, idle=0)
 
 
@@ -140,6 +145,7 @@ async def test_ping_fails_and_reconnect_fails(land):
         await engine.connect()
     assert (ended(engine), rejected(engine)) == ({"checked_in": 1}, {"unavailable": 1})
     assert opened_and_gone(engine) == (1, 1, 0)
+    await no_probe(engine)
     at_rest(engine, idle=0)
 
 
