@@ -98,9 +98,9 @@ class Pace:
         """Mean hold at the last look, in seconds; 0 while too little is known."""
         return self._spent / self._ended if self._ended >= _ENOUGH else 0.0
 
-    def gap(self, now: float, busy: int) -> float:
-        """Estimate the seconds between two connections coming back."""
-        return self.hold(now, busy) / max(busy, 1)
+    def gap(self, now: float, busy: int, servers: int) -> float:
+        """Estimate the seconds between two connections coming back when so many are out."""
+        return self.hold(now, busy) / max(servers, 1)
 
 
 class Admission:
@@ -137,10 +137,10 @@ class Admission:
             self._empty_at = now
         return now < self._fresh_until
 
-    def look(self, now: float, busy: int, total: int, waiting: int, samples: Sequence[tuple[float, float]]) -> None:
-        """Estimate anew how fast connections come back; for the arguments see `Pace.look`."""
+    def look(self, now: float, busy: int, servers: int, total: int, waiting: int, samples: Sequence[tuple[float, float]]) -> None:
+        """Estimate anew how fast connections come back when `servers` are out, as they soon are; for the others see `Pace.look`."""
         self.pace.look(now, busy, total, waiting, samples)
-        self._gap = self.pace.gap(now, busy)
+        self._gap = self.pace.gap(now, busy, servers)
         self._fresh_until = now + self.max_wait * _FRESH
 
     def budget(self, now: float, level: Priority) -> float:

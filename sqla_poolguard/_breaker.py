@@ -116,15 +116,19 @@ class Breaker:
         """Note that somebody wants a connection that is not there, when it comes and as long as it waits; see `wake_at` afterwards."""
         self._wanted_at = now
 
-    def look_again(self, now: float) -> None:
+    def look_again(self, now: float, *, watched: bool = True) -> None:
         """
         Note that somebody wants a connection. If nobody has made the probe that was due, what is known of the outage is old.
 
         So it is where the probe has rested, or every request has a loop of its own, which ends before the probe is made.
         Then the outage begins anew for those who come now: they wait, and what the probe tells counts.
+
+        Args:
+            now: on the pool's clock.
+            watched: whether the loop still lives that was to make the probe; it may be about to.
         """
         self.wanted(now)
-        if self.state is BreakerState.OPEN and now > self.probe_at + _OVERDUE:
+        if self.state is BreakerState.OPEN and now > self.probe_at + (_OVERDUE if watched else 0.0):
             self._watched_since = self.probe_at = now
 
     @property

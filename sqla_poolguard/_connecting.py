@@ -68,7 +68,7 @@ def _ride_out(guard: Guard, patience: float) -> float:
 class Connecting:
     """What one pool does to get connections, and while it cannot."""
 
-    __slots__ = ("_pool", "_probe", "_ride_out")
+    __slots__ = ("_home", "_pool", "_probe", "_ride_out")
 
     def __init__(self, pool: GuardedPool, patience: float) -> None:
         """
@@ -81,6 +81,8 @@ class Connecting:
         self._pool = pool
         self._ride_out = _ride_out(pool.guard, patience)
         self._probe: tuple[AbstractEventLoop, Task[None], Connect] | None = None
+        self._home: AbstractEventLoop | None = None
+        """The loop that is to make the next probe."""
         pool._watch.sweep_outage = self.sweep
 
     def run(self, connect: Connect, work: Callable[[], _T]) -> _T:
@@ -94,8 +96,10 @@ class Connecting:
         Raises:
             NotNow: the database could not be reached, which may pass.
         """
-        pool, slots = self._pool, self._pool._slots
-        connect.start(pool._clock(), lag_of(_get_running_loop()))
+        pool, slots, loop = self._pool, self._pool._slots, _get_running_loop()
+        if loop is not None:
+            pool._watch.sampler.wake(loop)  # should it take too long, it is to be known whether the loop was late
+        connect.start(pool._clock(), lag_of(loop))
         outage: Outage | None = None
         try:
             result = work()
@@ -132,7 +136,7 @@ class Connecting:
         slots = self._pool._slots
         breaker = slots.breaker
         self._dig(self._probe)
-        breaker.look_again(now)
+        breaker.look_again(now, watched=self._home is None or not self._home.is_closed())
         self._wake(now)
         if not breaker.hopeless(now, live=False) and not self._is_hard():
             return None
@@ -170,7 +174,7 @@ class Connecting:
 
     def forget(self) -> None:
         """Begin anew, in a forked child: the probe is the parent's."""
-        self._probe = None
+        self._probe = self._home = None
 
     def stop(self) -> None:
         """Give up the probe that is under way: the pool is disposed of."""
@@ -186,7 +190,7 @@ class Connecting:
 
     def _lives(self) -> bool:
         """Tell whether there is any connection that can be had, or will come back."""
-        return any(record.is_good() for record in self._pool._slots.filled())
+        return any(record.lives() for record in self._pool._slots.filled())
 
     def _can_wait(self) -> bool:
         return self._pool.guard.breaker and self._ride_out > 0 and _get_running_loop() is not None
@@ -207,7 +211,9 @@ class Connecting:
 
     def _wake(self, now: float) -> None:
         """Set the timer for the probe, in the running loop."""
-        if self._pool._slots.breaker.down_since is not None and _get_running_loop() is not None:
+        loop = _get_running_loop()
+        if self._pool._slots.breaker.down_since is not None and loop is not None:
+            self._home = loop
             self._pool._watch.wake_by(min(self._pool._slots.breaker.wake_at, now + self._ride_out), now)
 
     def _begin_probe(self) -> None:

@@ -142,13 +142,14 @@ class Gate:
             return self._gap
         current = [now - lease.granted_at for lease in slots.leases() if lease.granted_at is not None]
         longest = sum(current) / len(current) if current else 0.0
-        self._gap = gap = max(admission.pace.gap(now, slots.taken), longest / max(slots.taken, 1))
+        servers = _servers(slots)
+        self._gap = gap = max(admission.pace.gap(now, _busy(slots), servers), longest / servers)
         return gap
 
     def pace(self, now: float) -> float:
         """Estimate the seconds between two connections coming back, once all are there again."""
         slots = self._slots
-        return self._admission.pace.gap(now, int(min(slots.limit, slots.size + max(slots.max_overflow, 0))) or 1)
+        return self._admission.pace.gap(now, _busy(slots), int(min(slots.limit, slots.size + max(slots.max_overflow, 0))) or 1)
 
     def forget(self) -> None:
         """Begin anew, in a forked child: who waited, and how fast connections came back, was the parent's."""
@@ -159,7 +160,8 @@ class Gate:
     def _look(self, now: float, waiting: int) -> None:
         ledger, admission = self._reporter.ledger, self._admission
         self._gap = None
-        admission.look(now, self._slots.taken, ledger.granted, waiting, ledger.samples)
+        slots = self._slots
+        admission.look(now, _busy(slots), _servers(slots), ledger.granted, waiting, ledger.samples)
         if self._acts and not self._warned and admission.is_poor:
             self._warned = True
             _log.warning(
@@ -206,3 +208,16 @@ class Gate:
             )
             self._told, self._told_at = 0, now
             self._reporter.tell(self._reporter.observers.overloaded, fact)
+
+
+def _busy(slots: Slots[GuardedRecord]) -> int:
+    """Count the connections that are out, or on their way; not those that are being opened, which nobody holds."""
+    return max(slots.taken - len(slots.idle) - slots.breaker.under_way, 0)
+
+
+def _servers(slots: Slots[GuardedRecord]) -> int:
+    """Count the connections that serve those who wait: as many as there may be; if no more can be opened, those that are out."""
+    busy = _busy(slots)
+    if slots.breaker.down_since is not None and busy:
+        return busy
+    return int(slots.limit) if slots.limit < math.inf else max(slots.taken, 1)

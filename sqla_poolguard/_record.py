@@ -85,23 +85,34 @@ class GuardedRecord(_ConnectionRecord):
         return self.guarded._connecting.reconnect(get)
 
     def is_good(self) -> bool:
-        """Tell whether the connection can be used as it is; while the database is down, its age does not matter."""
+        """Tell whether the connection can be used as it is; while nobody may connect, its age does not matter."""
         pool, started = self.guarded, self.starttime
         if self.dbapi_connection is None or pool._invalidate_time > started or self._soft_invalidate_time > started:
             return False
-        return pool._recycle < 0 or time.time() - started <= pool._recycle or pool._slots.breaker.down_since is not None
+        return pool._recycle < 0 or time.time() - started <= pool._recycle or not pool._slots.breaker.may_begin()
+
+    def lives(self) -> bool:
+        """Tell whether the connection can be had again: it is good, or it was given up with others but its holder, and its driver, are well."""
+        return self.is_good() or (
+            self.is_doubted() and self.lease.granted_at is not None and not getattr(self.driver_connection, "is_closed", bool)()
+        )
 
     def is_doubted(self) -> bool:
-        """Tell whether it was given up only because another one was lost, while no other can be had: then it is asked first."""
+        """Tell whether it was given up only because another one was lost, while nobody may connect: then it is asked first."""
         return (
             self.dbapi_connection is not None
-            and self.guarded._slots.breaker.down_since is not None
+            and not self.guarded._slots.breaker.may_begin()
             and self._soft_invalidate_time <= self.starttime < self.guarded._invalidate_time
         )
 
     def vouch(self) -> None:
-        """Note that it has answered: what was lost before is no reason any more to doubt it. `pool_recycle` counts from now."""
-        self.starttime = time.time()
+        """
+        Note that it has answered: while no other can be had, what was lost before is no reason any more to doubt it.
+
+        `pool_recycle` counts from now. Where it is only not its turn to connect, it is replaced the next time.
+        """
+        if self.guarded._slots.breaker.down_since is not None:
+            self.starttime = time.time()
 
     def abandon(self) -> None:
         """Drop a foreign connection. Nothing can be awaited in its loop from here, so it is cut off, not closed politely."""

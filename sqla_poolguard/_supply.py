@@ -20,7 +20,7 @@ from sqla_poolguard._facts import Reason
 from sqla_poolguard._handover import Evicted, Expired, Stuck, Unreachable
 from sqla_poolguard._ping import ping
 from sqla_poolguard._urgency import due
-from sqla_poolguard.errors import CheckoutError
+from sqla_poolguard.errors import NoConnectionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -148,9 +148,6 @@ class Supply:
     def _open(self, connect: Connect, asked_at: float) -> GuardedRecord:
         """Open a connection in the slot that was reserved; a slot that stays empty is handed on as such."""
         record: GuardedRecord | None = None
-        loop = _get_running_loop()
-        if loop is not None:
-            self._pool._watch.sampler.wake(loop)  # should it take too long, it is to be known whether the loop was late
         try:
             record = self.in_time(lambda: self._pool._connecting.run(connect, self._pool._create_connection), asked_at)
             self._pool._slots.fill(record)
@@ -207,7 +204,7 @@ class Supply:
             with Deadline(end - self._pool._clock() if end < math.inf else math.inf):
                 return connect()
         except DeadlinePassed as passed:
-            if isinstance(passed.__cause__, CheckoutError):  # a deadline within this one has said so already
+            if isinstance(passed.__cause__, NoConnectionError):  # a deadline within this one has said so already
                 raise passed.__cause__ from passed.__cause__.__cause__
             error = self._too_late(asked_at)
             error.__cause__ = error.__cause__ or passed.__cause__

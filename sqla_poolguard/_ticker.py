@@ -174,6 +174,7 @@ class Ticker:
         self._lock = threading.Lock()
         self._awake = threading.Event()
         self._thread: threading.Thread | None = None
+        self._failed = False
 
     def wake(self, sampler: Samples, loop: AbstractEventLoop) -> Beat:
         """Have a sampler woken in the running loop, until nothing is out there any more."""
@@ -188,9 +189,19 @@ class Ticker:
             if self.enabled:
                 self._awake.set()
                 if self._thread is None or not self._thread.is_alive():
-                    self._thread = threading.Thread(target=self._run, name="sqla-poolguard", daemon=True)
-                    self._thread.start()
+                    self._start()
         return beat
+
+    def _start(self) -> None:
+        """Start the thread. Where the system has none to give, or Python is shutting down, nobody looks: no checkout fails for it."""
+        self._thread = threading.Thread(target=self._run, name="sqla-poolguard", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            self._thread = None
+            if not self._failed:
+                self._failed = True
+                _log.warning("connections are not looked at: %s", error)
 
     def beat_of(self, loop: AbstractEventLoop | None) -> Beat | None:
         """Give the beat of a loop, if it has one."""

@@ -298,10 +298,14 @@ async def test_waste_counts_orphans_and_not_what_is_declared(postgres_url):
         await kept.pop().close()
 
 
-async def test_verdict_of_a_loop_that_is_late(postgres_url):
+@pytest.mark.parametrize("anew", [False, True])
+async def test_verdict_of_a_loop_that_is_late(anew, postgres_url):
     """A connect that takes too long because the loop has too much to do is not the database's fault."""
     async with Stage(postgres_url) as stage:
         db = create_async_engine(postgres_url, poolclass=GuardedPool, pool_timeout=1)
+        if anew:
+            await (await db.connect()).close()
+            db.sync_engine.pool._invalidate_time = time.time()
         until = time.monotonic() + 2.5
 
         async def toil():

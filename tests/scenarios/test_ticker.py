@@ -24,6 +24,22 @@ def engine(url, findings):
     return create_async_engine(url, poolclass=GuardedPool, guard=guard)
 
 
+async def test_no_thread_to_be_had(monkeypatch, caplog):
+    """Where the system has no thread to give, nobody looks, which is told once; no checkout fails, and no slot is lost."""
+
+    def refuse(_):
+        message = "can't start new thread"
+        raise RuntimeError(message)
+
+    own = Ticker()
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    sampler = type("Sampler", (), {"pause": 0.1})
+    for _ in range(3):
+        assert own.wake(sampler, asyncio.get_running_loop()) is own.beat_of(asyncio.get_running_loop())
+    assert own._thread is None
+    assert [record.getMessage() for record in caplog.records] == ["connections are not looked at: can't start new thread"]
+
+
 def test_stopped_loop_is_not_blocked(postgres_url):
     """A loop that is stopped for a while, and goes on, was blocked by nobody."""
     findings = Findings()

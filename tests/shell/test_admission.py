@@ -15,7 +15,7 @@ from doubles.driver import FakeDriver, Gate
 from doubles.pools import all_out, at_rest, engine, ledger_of, pool_of, queue_up, rejected
 from doubles.virtual import VirtualLoop, elapsed, turns
 
-from sqla_poolguard import CheckoutRejected, CheckoutTimeout, Guard, Observer, priority
+from sqla_poolguard import CheckoutRejected, CheckoutTimeout, DatabaseUnavailable, Guard, Observer, priority
 from sqla_poolguard._overload import Priority
 
 LEAK = "ignore:The garbage collector is trying to clean up:sqlalchemy.exc.SAWarning"
@@ -83,6 +83,37 @@ async def test_a_queue_shrinks_when_connections_come_back_more_slowly(acts):
     await held.close()
     await asyncio.gather(*tasks, return_exceptions=True)
     at_rest(db, idle=1)
+
+
+@pytest.mark.parametrize("before", ["nothing", "an outage", "its connections are lost"])
+async def test_connections_that_can_still_be_opened_serve_too(before):
+    """A hundred at once are nothing for ten connections, though one is there and three are being opened; nor is an outage a long hold."""
+    driver = FakeDriver()
+    db = engine(driver, pool_size=1, max_overflow=9, guard=strict(max_wait=1))
+    await learn(db, hold=0.05)
+    if before == "its connections are lost":
+        pool_of(db)._invalidate_time = 1e12
+    elif before == "an outage":
+        driver.connect = Gate.ERROR
+        pool_of(db)._invalidate_time = 1e12
+        for _ in range(20):
+            await asyncio.gather(*(queue_up_and_fail(db) for _ in range(5)))
+            await asyncio.sleep(0.1)
+        driver.connect = Gate.OK
+        pool_of(db)._invalidate_time = 0
+        await asyncio.sleep(2.1)
+    driver.connect, driver.delay = Gate.SLOW, 0.005
+    refused = rejected(db).get("rejected", 0)
+    tasks = await queue_up(db, [], *range(100), hold=0.05)
+    await asyncio.gather(*tasks)
+    assert rejected(db).get("rejected", 0) == refused == 0
+    ledger_of(db).check()
+
+
+async def queue_up_and_fail(db):
+    """Ask for a connection that cannot be had."""
+    with pytest.raises(DatabaseUnavailable):
+        await db.connect()
 
 
 async def test_a_crowd_that_is_turned_away_shares_what_it_is_told():
@@ -466,7 +497,7 @@ def test_forked_child_begins_anew():
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         runner.run(learn(db))
     gate = pool_of(db)._watch.gate
-    gate._admission.look(0.0, 1, ledger_of(db).granted, 0, ledger_of(db).samples)
+    gate._admission.look(0.0, 1, 1, ledger_of(db).granted, 0, ledger_of(db).samples)
     assert gate._admission.pace.mean > 0
     pool_of(db)._watch.forget()
     assert gate._admission.pace.mean == 0

@@ -194,6 +194,47 @@ async def test_those_that_live_are_kept_though_another_one_was_lost():
     at_rest(db)
 
 
+@pytest.mark.parametrize("why", ["too old", "another one was lost"])
+@pytest.mark.parametrize("connect", [Gate.ERROR, Gate.SLOW])
+async def test_who_may_not_connect_drops_nothing(why, connect):
+    """Of ten that are to be replaced, three at a time are; the others go on serving until it is their turn."""
+    driver = FakeDriver()
+    db = engine(driver, pool_size=10, max_overflow=0, pool_recycle=-1 if why != "too old" else 0)
+    async with all_out(db, 10):
+        pass
+    if why != "too old":
+        pool_of(db)._invalidate_time = time.time()
+    driver.connect = connect
+    answers = await asyncio.gather(*(ask(db, 0.01) for _ in range(10)))
+    assert all(isinstance(wait, float) for wait in answers), answers
+    assert driver.open_now == (7 if connect is Gate.ERROR else 10)
+    assert driver.begun["connect"] == 13
+    ledger_of(db).check()
+
+
+@pytest.mark.parametrize("noticed", [False, True])
+async def test_those_that_are_held_live_though_another_one_was_lost(noticed):
+    """As long as its driver does not know better, a connection that somebody holds comes back."""
+    driver = FakeDriver()
+    db = engine(driver, pool_size=4, max_overflow=0, guard=strict())
+    async with all_out(db, 4) as held:
+        pool_of(db)._invalidate_time = time.time()
+        driver.connect = Gate.ERROR
+        await held[0].invalidate()
+        asking = asyncio.create_task(ask(db))
+        await asyncio.sleep(0.8)
+        if noticed:
+            for connection in driver.connections:
+                connection.is_open = False
+            assert isinstance(await ask(db), DatabaseUnavailable)
+            assert isinstance(await asking, DatabaseUnavailable)
+        else:
+            later = asyncio.create_task(ask(db))
+            await held[1].close()
+            assert isinstance(await asking, float)
+            assert isinstance(await later, float)
+
+
 async def test_the_timeout_is_one_for_connecting_and_waiting():
     """Who has tried to connect has the rest of it to wait, on either lane."""
     driver = FakeDriver()

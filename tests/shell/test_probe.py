@@ -72,6 +72,26 @@ def test_every_request_has_a_loop_of_its_own(error):
     ledger_of(db).check()
 
 
+def test_jobs_in_quick_succession():
+    """A job that comes right when the probe was due, and whose loop ends at once, does not put it off for ever."""
+    driver = FakeDriver(connect=Gate.ERROR)
+    db = engine(driver, pool_size=2)
+    now, answers = VirtualLoop.start, []
+    for number in range(200):
+        if number == 100:
+            driver.connect = Gate.OK
+            assert driver.begun["connect"] < 20
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            runner.get_loop()._now = VirtualLoop.latest = now
+            answers.append(runner.run(ask(db)))
+            now = runner.get_loop().time() + 0.02
+    first = next(number for number, answer in enumerate(answers) if number >= 100 and isinstance(answer, float))
+    assert first <= 200  # not later than two seconds after it was back
+    assert all(isinstance(answer, DatabaseUnavailable) for answer in answers[:first])
+    assert answers[first:] == [0.0] * (200 - first)
+    ledger_of(db).check()
+
+
 async def test_the_probe_has_no_context():
     """It is made on nobody's behalf: what a request has set for itself is not seen in it."""
     driver = FakeDriver(connect=Gate.ERROR)

@@ -19,15 +19,15 @@ def known(hold=0.05, busy=10, max_wait=1.0, now=100.0, waiting=0):
     """Give an admission that has seen sixty-four leases of one length."""
     admission = Admission(max_wait, busy)
     admission.is_fresh(now, 0)
-    admission.look(now, busy, 64, waiting, seen(*[hold] * 64))
+    admission.look(now, busy, busy, 64, waiting, seen(*[hold] * 64))
     return admission
 
 
 def test_nothing_known_is_no_reason_to_refuse():
     """Before anything has ended the gap is nought, and everybody may wait."""
     admission = Admission(1.0, 10)
-    admission.look(5.0, 10, 10, 0, [])
-    assert admission.pace.gap(5.0, 10) == 0.0
+    admission.look(5.0, 10, 10, 10, 0, [])
+    assert admission.pace.gap(5.0, 10, 10) == 0.0
     assert admission.fits(5.0, 1000, Priority.NORMAL)
 
 
@@ -39,7 +39,7 @@ def test_mean_of_what_ended():
     pace.look(2.0, 3, 20, 0, seen(*[0.25] * 20))
     assert pace.mean == pytest.approx(0.25)
     assert pace.hold(2.0, 3) == pytest.approx(0.25)
-    assert pace.gap(2.0, 10) == pytest.approx(0.025)
+    assert pace.gap(2.0, 10, 10) == pytest.approx(0.025)
 
 
 def test_only_the_latest_samples_are_read():
@@ -60,17 +60,17 @@ def test_while_some_wait_connection_seconds_are_counted():
     for second in range(1, 201):
         pace.look(float(second), 10, 2 * second, 1, seen(0.01, 0.01))
     assert pace.hold(200.0, 10) == pytest.approx(5.0, rel=0.06)
-    assert pace.gap(200.0, 10) == pytest.approx(0.5, rel=0.06)
+    assert pace.gap(200.0, 10, 10) == pytest.approx(0.5, rel=0.06)
 
 
 def test_a_hang_shows_before_anything_ends():
     """While all connections hang, the estimate grows with the time that passes."""
     admission = known()
     now, gaps = 100.0, []
-    admission.look(now, 10, 64, 1, [])
+    admission.look(now, 10, 10, 64, 1, [])
     for _ in range(4):
         now += 1.0
-        gaps.append(admission.pace.gap(now, 10))
+        gaps.append(admission.pace.gap(now, 10, 10))
     assert gaps == sorted(gaps)
     assert gaps[-1] > 10 * gaps[0] / 4 > 0.005
     assert not admission.fits(now, 200, Priority.NORMAL)
