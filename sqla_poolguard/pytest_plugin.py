@@ -1,60 +1,147 @@
 """
-Tell at the end of a test run which connections were leaked, and which lines had checked them out.
+Make tests fail that leave, lose or wrongly hold a connection, and name the line.
 
-pytest loads it in every run, so it imports nothing but the standard library:
-it listens to the log of `sqla_poolguard`, whose records carry the facts.
+pytest loads it in every run, so it imports nothing but the standard library, until somebody imports `GuardedPool`.
 """
 
 from __future__ import annotations
 
-import gc
-import logging
-import sys
-from collections import Counter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from sqla_poolguard import _arrival
+from sqla_poolguard._testing.policy import Policy, read_count, read_mode, read_seconds
+from sqla_poolguard._testing.tally import Tally
 
 if TYPE_CHECKING:
-    import pytest
+    from sqla_poolguard._testing.proctor import Proctor
 
-__all__ = ["pytest_configure", "pytest_terminal_summary", "pytest_unconfigure"]
+__all__ = [
+    "pytest_addoption",
+    "pytest_configure",
+    "pytest_load_initial_conftests",
+    "pytest_sessionfinish",
+    "pytest_terminal_summary",
+    "pytest_testnodedown",
+    "pytest_unconfigure",
+]
 
-_LOGGER: Final = "sqla_poolguard"
+_OPTIONS = {
+    "poolguard": ("MODE", "what a test that leaks a connection does: strict (it fails), warn, off", "strict", read_mode),
+    "poolguard_quiesce": ("SECONDS", "what background tasks have to give connections back when a test ends", "1", read_seconds),
+    "poolguard_max_hold": ("SECONDS", "the longest that a test may have a connection out", "none", read_seconds),
+    "poolguard_max_nesting": ("COUNT", "the most connections of one pool that a task may have at one time", "none", read_count),
+}
+"""Option, as it stands in the ini file: its value's name, what it is for, its default, how it is read."""
 
-
-class LeakCollector(logging.Handler):
-    """Counts leaked connections by the line that checked them out."""
-
-    def __init__(self) -> None:
-        super().__init__(level=logging.ERROR)
-        self.leaks: Counter[tuple[str, str]] = Counter()
-        """Leaks by (pool, site)."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Count a record that tells of a leak."""
-        checkout = getattr(record, "poolguard", None)
-        if checkout is not None:
-            self.leaks[checkout.pool, str(checkout.site or "an unknown line")] += 1
-
-
-_collector: Final = LeakCollector()
-
-
-def pytest_configure() -> None:
-    """Begin to listen."""
-    logging.getLogger(_LOGGER).addHandler(_collector)
+_FIELDS = {"poolguard": "mode"}
+_MARKER = "poolguard(allow_hold='…', expect_leak=True): why this test may hold connections to its end; that it must leak one"
 
 
-def pytest_unconfigure() -> None:
-    """Stop listening."""
-    logging.getLogger(_LOGGER).removeHandler(_collector)
+class Desk:
+    """What the plugin keeps of one run of pytest; there may be runs inside of runs."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.tally = Tally()
+        self.proctor: Proctor | None = None
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """List the leaks of the run, if there were any; what the last tests dropped is collected first."""
-    if "sqla_poolguard._pool" in sys.modules:
-        gc.collect()
-    if not _collector.leaks:
+_DESK = pytest.StashKey[Desk]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Offer the options, on the command line and in the ini file."""
+    group = parser.getgroup("poolguard", "connections of GuardedPool (sqla-poolguard)")
+    for option, (metavar, what, default, _) in _OPTIONS.items():
+        parser.addini(option, f"{what}; default: {default}", default=default)
+        group.addoption(f"--{option.replace('_', '-')}", metavar=metavar, default=None, help=f"{what}; default: {default}")
+    group.addoption(
+        "--poolguard-all", action="store_true", help="let every asyncio engine with SQLAlchemy's default pool use GuardedPool"
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Begin before the first conftest.py makes an engine."""
+    _begin(early_config)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Begin, if the plugin was not there before."""
+    config.addinivalue_line("markers", _MARKER)
+    _begin(config)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Leave everything as it was."""
+    desk = config.stash.get(_DESK, None)
+    if desk is not None and desk.proctor is not None:
+        desk.proctor.witness.leave()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Let a worker of pytest-xdist hand over what it has counted."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None and _DESK in session.config.stash:
+        output["poolguard"] = session.config.stash[_DESK].tally.rows()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what a worker has counted."""
+    output = getattr(node, "workeroutput", None) or {}
+    node.config.stash[_DESK].tally.merge(output.get("poolguard", ()))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """List the lines that wasted connections, the worst first."""
+    lines = config.stash[_DESK].tally.lines()
+    if lines:
+        terminalreporter.section("connections wasted (sqla-poolguard)")
+        for line in lines:
+            terminalreporter.write_line(line)
+
+
+def _begin(config: pytest.Config) -> None:
+    """
+    Read the options, and wait for the pool.
+
+    Raises:
+        pytest.UsageError: an option has a value that is not allowed.
+    """
+    if _DESK in config.stash:
         return
-    terminalreporter.section("connections leaked (sqla-poolguard)")
-    for (pool, site), count in _collector.leaks.most_common():
-        terminalreporter.write_line(f"{count:>4} x  pool {pool!r}: never closed, checked out at {site}")
+    desk = config.stash[_DESK] = Desk(_policy(config))
+    if desk.policy.mode == "off":
+        return
+    if config.known_args_namespace.poolguard_all:
+        from sqla_poolguard._testing.everywhere import guard_everything  # noqa: PLC0415 - it imports SQLAlchemy
+
+        config.add_cleanup(guard_everything())
+
+    def stand_by() -> None:
+        from sqla_poolguard._testing.proctor import Proctor  # noqa: PLC0415 - it imports SQLAlchemy
+
+        desk.proctor = Proctor(desk.policy, desk.tally)
+        desk.proctor.witness.enter()
+        config.pluginmanager.register(desk.proctor, "poolguard-proctor")
+
+    _arrival.when_there(stand_by)
+    config.add_cleanup(lambda: _arrival.forget(stand_by))
+
+
+def _policy(config: pytest.Config) -> Policy:
+    values: dict[str, Any] = {}
+    for option, (*_, read) in _OPTIONS.items():
+        given = getattr(config.known_args_namespace, option, None)
+        named = f"--{option.replace('_', '-')}" if given is not None else option
+        try:
+            value = read(named, given if given is not None else config.getini(option))
+        except ValueError as error:
+            raise pytest.UsageError(str(error)) from None
+        if option == "poolguard_quiesce":
+            value = value or 0.0
+        values[_FIELDS.get(option, option.removeprefix("poolguard_"))] = value
+    return Policy(**values)

@@ -1,0 +1,193 @@
+"""Watches over a run of pytest: whose test it is, when it has ended, and what it is told. The plugin registers it once a pool exists."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from sqla_poolguard._testing.faults import LEAKS, FaultKind, describe, fault_of
+from sqla_poolguard._testing.judgement import judge_end, judge_tasks
+from sqla_poolguard._testing.policy import PoolguardWarning
+from sqla_poolguard._testing.stays import Owner
+from sqla_poolguard._testing.tasks import living_tasks, mark_left_over
+from sqla_poolguard._testing.witness import Witness
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from sqla_poolguard._testing.faults import Fault
+    from sqla_poolguard._testing.policy import Policy
+    from sqla_poolguard._testing.stays import Stay
+    from sqla_poolguard._testing.tally import Tally
+
+__all__ = ["Proctor"]
+
+_RUN: Final = "the run itself"
+_SECTION: Final = "sqla-poolguard"
+
+
+class Proctor:
+    """Holds every test to its policy."""
+
+    def __init__(self, policy: Policy, tally: Tally) -> None:
+        """
+        Begin in the middle of whatever runs: the pool's class has just been imported.
+
+        Args:
+            policy: what is demanded of tests without a marker.
+            tally: counts what is found, for the summary.
+        """
+        self._base = self.policy = policy
+        self._tally = tally
+        self._item: pytest.Item | None = None
+        self._faults: list[Fault] = []
+        self._fixtures: dict[Any, Owner] = {}
+        """Fixtures that outlive a test, and live."""
+        self._over: list[Owner] = []
+        """Such fixtures that have ended, and are to be judged with the test in whose teardown they did."""
+        self.witness = Witness(Owner(os.environ.get("PYTEST_CURRENT_TEST", _RUN).rpartition(" (")[0] or _RUN))
+        self.witness.on_grant.append(self._check_nesting)
+
+    @property
+    def owner(self) -> Owner:
+        """Whose connections are checked out now."""
+        return self.witness.owner
+
+    # what pytest calls
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        """Begin a test; a second run of the same one is another."""
+        self._begin(item, Owner(item.nodeid))
+        result = yield
+        marker = item.get_closest_marker("poolguard")
+        if marker is not None:
+            try:
+                self.policy = self._base.with_marker(marker.args, marker.kwargs)
+            except ValueError as error:
+                raise pytest.fail.Exception(str(error), pytrace=False) from None
+        return result
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Generator[None, Any, Any]:
+        """Note whose is what a fixture checks out: its own, if it outlives the test."""
+        witness = self.witness
+        before = witness.owner, witness.fixture
+        if fixturedef.scope == "function":
+            witness.fixture = fixturedef.argname
+        else:
+            self._fixtures[fixturedef] = witness.owner = Owner(before[0].name, fixturedef.argname, fixturedef.scope)
+            witness.fixture = None
+        try:
+            return (yield)
+        finally:
+            witness.owner, witness.fixture = before
+
+    @pytest.hookimpl
+    def pytest_fixture_post_finalizer(self, fixturedef: pytest.FixtureDef[Any]) -> None:
+        """Note that a fixture has ended."""
+        owner = self._fixtures.pop(fixturedef, None)
+        if owner is not None:
+            self._over.append(owner)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        """Judge the tasks of a test when its code has ended: its event loop may end with its fixtures."""
+        earlier = weakref.WeakSet(living_tasks())
+        result = yield
+        if self._item is item:
+            self._faults += judge_tasks(self.owner, self.policy, earlier)
+            self._tell(item, "call")
+        return result
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        """Judge the rest of a test when its fixtures have ended."""
+        if self._item is not item:  # the pool was imported while it ran
+            self._begin(item, self.owner if self.owner.name == item.nodeid else Owner(item.nodeid))
+        try:
+            result = yield
+        except BaseException:
+            self.owner.has_failed = True
+            self._end(item)
+            raise
+        self._end(item)
+        return result
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+        """Note whether a test has failed by itself, expectedly or not."""
+        if self._item is item and call.excinfo is not None and not call.excinfo.errisinstance(pytest.skip.Exception):
+            self.owner.has_failed = True
+        return (yield)
+
+    def pytest_sessionfinish(self) -> None:
+        """Count what nobody could be told of any more."""
+        for stay in [*self.witness.owner.stays, *self.witness.out.values()]:
+            if stay.owner.has_ended and not stay.is_told and stay.is_out:
+                stay.is_told = True
+                self._tally.add(fault_of(FaultKind.LEFT_OUT, stay), stay.owner.name)
+
+    # what it does
+
+    def _begin(self, item: pytest.Item, owner: Owner) -> None:
+        self._item, self.witness.owner, self.witness.fixture = item, owner, None
+        self._faults = []
+        self.policy = self._base
+
+    def _end(self, item: pytest.Item) -> None:
+        owner = self.owner
+        self._faults += judge_end(owner, self.policy, self._fixtures)
+        for fixture in self._over:
+            self._faults += judge_end(fixture, replace(self.policy, max_hold=None), self._fixtures)
+        self._over.clear()
+        for stay in owner.stays:
+            self._tally.add_hold(stay)
+        mark_left_over(self.witness.left_over, owner)
+        self._item, self.witness.owner = None, Owner(_RUN)
+        self._tell(item, "teardown", owner)
+
+    def _check_nesting(self, stay: Stay) -> None:
+        most = self.policy.max_nesting
+        if most is None or stay.task is None or self.policy.allow_hold is not None:
+            return
+        own = [other for other in self.witness.out.values() if other.pool == stay.pool and other.task == stay.task]
+        if len(own) > most:
+            others = ", ".join(str(other.site) for other in own if other is not stay)
+            detail = f"it had {len(own) - 1} already, checked out at {others}; poolguard_max_nesting is {most}"
+            self._faults.append(fault_of(FaultKind.NESTED, stay, detail=detail))
+
+    def _tell(self, item: pytest.Item, when: str, owner: Owner | None = None) -> None:
+        """
+        Fail the test for what was found, or warn.
+
+        Raises:
+            pytest.fail.Exception: strict, and there is something.
+        """
+        owner = owner or self.owner
+        faults, self._faults = self._faults, []
+        if self.policy.expect_leak:
+            leaks = [fault for fault in faults if fault.kind in LEAKS]
+            faults = [fault for fault in faults if fault.kind not in LEAKS]
+            self._met = (self._met if when == "teardown" else False) or bool(leaks)
+            if when == "teardown" and not self._met and not owner.has_failed:
+                pytest.fail("expect_leak=True, but every connection came back; remove it from the marker", pytrace=False)
+        if not faults:
+            return
+        for fault in faults:
+            self._tally.add(fault, owner.name)
+            item.user_properties.append(("poolguard", fault.headline))
+        text = describe(faults)
+        if owner.has_failed:
+            item.add_report_section(when, _SECTION, f"This test failed by itself, and left this:\n{text}")
+        elif self.policy.mode == "warn":
+            item.warn(PoolguardWarning(text))
+        else:
+            pytest.fail(f"{_SECTION}: {text}", pytrace=False)
+
+    _met = False
+    """Whether the leak that this test must have was seen."""
