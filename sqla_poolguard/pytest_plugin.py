@@ -15,9 +15,13 @@ from sqla_poolguard._testing.policy import Policy, read_count, read_mode, read_s
 from sqla_poolguard._testing.tally import Tally
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from sqla_poolguard._testing.proctor import Proctor
+    from sqla_poolguard._testing.watching import ConnectionWatch
 
 __all__ = [
+    "poolguard",
     "pytest_addoption",
     "pytest_configure",
     "pytest_load_initial_conftests",
@@ -49,6 +53,15 @@ class Desk:
 
 
 _DESK = pytest.StashKey[Desk]()
+
+
+@pytest.fixture
+def poolguard() -> Iterator[ConnectionWatch]:
+    """Watch the connections that are checked out from here on: `leases`, `snapshot()`, `assert_no_leaks()` and more."""
+    from sqla_poolguard._testing.watching import ConnectionWatch  # noqa: PLC0415 - it imports SQLAlchemy
+
+    with ConnectionWatch() as watch:
+        yield watch
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

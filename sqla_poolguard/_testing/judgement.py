@@ -6,6 +6,7 @@ import gc
 from typing import TYPE_CHECKING, Any
 
 from sqla_poolguard._awaits import chain_of
+from sqla_poolguard._callsite import this_task
 from sqla_poolguard._facts import Ending
 from sqla_poolguard._sight import declared, option_of
 from sqla_poolguard._testing.faults import FaultKind, fault_of
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from sqla_poolguard._testing.policy import Policy
     from sqla_poolguard._testing.stays import Owner, Stay
 
-__all__ = ["judge_end", "judge_tasks"]
+__all__ = ["accuse", "judge_end", "judge_tasks"]
 
 
 def judge_tasks(owner: Owner, policy: Policy, earlier: weakref.WeakSet[Task[Any]]) -> list[Fault]:
@@ -60,7 +61,7 @@ def judge_end(owner: Owner, policy: Policy, fixtures: Mapping[Any, Owner]) -> li
     if _out(owner):
         gc.collect()
     owner.has_ended = True
-    return [*(_left(stay) for stay in _out(owner)), *_lost(owner), *_overdue(owner, policy)]
+    return [*(accuse(stay) for stay in _out(owner)), *_lost(owner), *_overdue(owner, policy)]
 
 
 def _out(owner: Owner) -> list[Stay]:
@@ -90,9 +91,10 @@ def _held_by_task(stay: Stay) -> Fault:
     return fault_of(FaultKind.IN_BACKGROUND, stay, current, awaiting)
 
 
-def _left(stay: Stay) -> Fault:
+def accuse(stay: Stay) -> Fault:
+    """Tell what is wrong with a connection that is out and should not be."""
     holder = stay.holder
-    if holder is not None and not is_runner(holder) and not holder.get_loop().is_closed():
+    if holder is not None and holder is not this_task() and not is_runner(holder) and not holder.get_loop().is_closed():
         return _held_by_task(stay)
     stay.is_told = True
     is_over = stay.task is not None and holder is None

@@ -49,7 +49,8 @@ class Proctor:
         """Fixtures that outlive a test, and live."""
         self._over: list[Owner] = []
         """Such fixtures that have ended, and are to be judged with the test in whose teardown they did."""
-        self.witness = Witness(Owner(os.environ.get("PYTEST_CURRENT_TEST", _RUN).rpartition(" (")[0] or _RUN))
+        running = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0]
+        self.witness = Witness(Owner(running or _RUN), by_lineage=True)
         self.witness.on_grant.append(self._check_nesting)
 
     @property

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from sqla_poolguard._testing.stays import Owner, Stay
 
-__all__ = ["is_runner", "living_tasks", "mark_left_over", "quiesce"]
+__all__ = ["is_runner", "living_tasks", "mark_left_over", "quiesce", "until_back"]
 
 _REGISTERS: Final = ("_scheduled_tasks", "_eager_tasks", "_all_tasks")
 """Where asyncio keeps all tasks; which of them there are depends on the version of Python."""
@@ -83,7 +83,7 @@ def quiesce(stays: Iterable[Stay], seconds: float) -> None:
         if loop.is_running():  # in another thread
             _wait_for_thread(out, seconds)
         else:
-            loop.run_until_complete(_until_back(out, seconds))
+            loop.run_until_complete(until_back(out, seconds))
 
 
 def _wait_for_thread(stays: list[Stay], seconds: float) -> None:
@@ -92,8 +92,14 @@ def _wait_for_thread(stays: list[Stay], seconds: float) -> None:
         time.sleep(_LONGEST_PAUSE)
 
 
-async def _until_back(stays: list[Stay], seconds: float) -> None:
-    """Let the loop run until everything is back, or nobody is left who could bring it, or the time is up."""
+async def until_back(stays: list[Stay], seconds: float) -> None:
+    """
+    Let the loop run until connections are back, or nobody is left who could bring them.
+
+    Args:
+        stays: what is out.
+        seconds: how long, at most.
+    """
     own, loop = asyncio.current_task(), asyncio.get_running_loop()
     until, pause, turns = time.monotonic() + seconds, 0.0, 0
     while any(stay.is_out for stay in stays) and time.monotonic() < until:

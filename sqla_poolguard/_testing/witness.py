@@ -35,9 +35,17 @@ class Witness:
     The class's two methods are wrapped then, and put back when the last one goes: a checkout outside of tests pays nothing.
     """
 
-    def __init__(self, owner: Owner) -> None:
-        """Begin with somebody who owns what is checked out from now on."""
+    def __init__(self, owner: Owner, *, by_lineage: bool = False) -> None:
+        """
+        Begin, off duty.
+
+        Args:
+            owner: who owns what is checked out from now on.
+            by_lineage: whether tasks that were left over go on to own what they check out.
+        """
         self.owner = owner
+        self._by_lineage = by_lineage
+        self._pools: weakref.WeakSet[GuardedPool] = weakref.WeakSet()
         self.fixture: str | None = None
         """The fixture that is being set up."""
         self.left_over: weakref.WeakKeyDictionary[Task[Any], Owner] = weakref.WeakKeyDictionary()
@@ -60,9 +68,13 @@ class Witness:
                 _unwrap()
         self.out.clear()
 
+    def pools(self) -> list[GuardedPool]:
+        """Give the pools that were used, as far as they live."""
+        return list(self._pools)
+
     def granted(self, record: GuardedRecord, place: Any) -> None:
         """Note a checkout."""
-        owner = lineage.get()
+        owner = lineage.get() if self._by_lineage else None
         if owner is None and self.left_over and record.lease.task is not None:
             owner = self.left_over.get(record.lease.task())  # type: ignore[arg-type] # it runs: it lives
             lineage.set(owner)  # Python 3.11 does not always tell a task's context from outside
@@ -70,6 +82,7 @@ class Witness:
             owner = self.owner
         stay = self.out[record] = Stay(record, place, owner, self.fixture)
         owner.stays.append(stay)
+        self._pools.add(record.guarded)
         for tell in self.on_grant:
             tell(stay)
 

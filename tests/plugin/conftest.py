@@ -7,6 +7,7 @@ import textwrap
 import warnings
 
 import pytest
+from doubles.kept import KEPT
 
 import sqla_poolguard.testing  # noqa: F401 - so that no run inside imports it anew
 
@@ -16,9 +17,9 @@ HEAD = """
     from sqlalchemy import text
     from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
     from sqla_poolguard import GuardedPool, allow_hold, snapshot
+    from doubles.kept import KEPT
     from sqla_poolguard.testing import FakeDriver
 
-    KEPT = []
     driver = FakeDriver()
     SELECT = text("select 1")
 
@@ -90,6 +91,7 @@ def suite(pytester):
             warnings.simplefilter("default")
             warnings.filterwarnings("ignore", "The garbage collector is trying")
             done = pytester.inline_run("-p", "no:cacheprovider", *options, plugins=[outcome])
+            KEPT.clear()
             gc.collect()  # what it has leaked is not to be found by the next
         outcome.ret = done.ret
         return outcome
