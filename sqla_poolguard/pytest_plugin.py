@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sqla_poolguard import _arrival
+from sqla_poolguard._testing.calls import read_calls
 from sqla_poolguard._testing.policy import Policy, read_count, read_mode, read_seconds
 from sqla_poolguard._testing.tally import Tally
 
@@ -34,13 +35,25 @@ __all__ = [
 _OPTIONS = {
     "poolguard": ("MODE", "what a test that leaks a connection does: strict (it fails), warn, off", "strict", read_mode),
     "poolguard_quiesce": ("SECONDS", "what background tasks have to give connections back when a test ends", "1", read_seconds),
+    "poolguard_max_foreign_await": (
+        "SECONDS",
+        "the longest that a line may await something else than the database while it has a connection",
+        "none",
+        read_seconds,
+    ),
+    "poolguard_forbidden_calls": (
+        "CALLS",
+        "calls that must not be made while a connection is held: usual, or module:name, one a line or with commas",
+        "",
+        read_calls,
+    ),
     "poolguard_max_hold": ("SECONDS", "the longest that a test may have a connection out", "none", read_seconds),
     "poolguard_max_nesting": ("COUNT", "the most connections of one pool that a task may have at one time", "none", read_count),
 }
 """Option, as it stands in the ini file: its value's name, what it is for, its default, how it is read."""
 
 _FIELDS = {"poolguard": "mode"}
-_MARKER = "poolguard(allow_hold='…', expect_leak=True): why this test may hold connections to its end; that it must leak one"
+_MARKER = "poolguard(allow_hold='…', max_await=0.1, expect_leak=True): why this test may hold connections; for how many seconds it may await something else meanwhile; that it must leak one"
 
 
 class Desk:
@@ -73,6 +86,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--poolguard-all", action="store_true", help="let every asyncio engine with SQLAlchemy's default pool use GuardedPool"
     )
+    group.addoption("--poolguard-ledger", action="store_true", help="tell what the time of every test's connections went for")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -98,23 +112,25 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Let a worker of pytest-xdist hand over what it has counted."""
     output = getattr(session.config, "workeroutput", None)
     if output is not None and _DESK in session.config.stash:
-        output["poolguard"] = session.config.stash[_DESK].tally.rows()
+        tally = session.config.stash[_DESK].tally
+        output["poolguard"] = [tally.rows(), tally.ledger]
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """Take over what a worker has counted."""
     output = getattr(node, "workeroutput", None) or {}
-    node.config.stash[_DESK].tally.merge(output.get("poolguard", ()))
+    node.config.stash[_DESK].tally.merge(*output.get("poolguard", ((), ())))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """List the lines that wasted connections, the worst first."""
-    lines = config.stash[_DESK].tally.lines()
-    if lines:
-        terminalreporter.section("connections wasted (sqla-poolguard)")
-        for line in lines:
-            terminalreporter.write_line(line)
+    tally = config.stash[_DESK].tally
+    for title, lines in (("ledger of connections", tally.ledger), ("connections wasted", tally.lines())):
+        if lines:
+            terminalreporter.section(f"{title} (sqla-poolguard)")
+            for line in lines:
+                terminalreporter.write_line(line)
 
 
 def _begin(config: pytest.Config) -> None:
@@ -157,4 +173,4 @@ def _policy(config: pytest.Config) -> Policy:
         if option == "poolguard_quiesce":
             value = value or 0.0
         values[_FIELDS.get(option, option.removeprefix("poolguard_"))] = value
-    return Policy(**values)
+    return Policy(**values, ledger=config.known_args_namespace.poolguard_ledger)

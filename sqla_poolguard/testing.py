@@ -11,6 +11,7 @@ from sqla_poolguard._testing.blocks import max_concurrent, no_leaks, released_be
 from sqla_poolguard._testing.clock import FakeClock
 from sqla_poolguard._testing.driver import FakeConnection, FakeDriver, Gate
 from sqla_poolguard._testing.exhaustion import exhaust
+from sqla_poolguard._testing.forbidding import ForbiddenCallError
 from sqla_poolguard._testing.policy import PoolguardWarning
 from sqla_poolguard._testing.stays import Stay
 from sqla_poolguard._testing.watching import ConnectionWatch
@@ -20,6 +21,7 @@ __all__ = [
     "FakeClock",
     "FakeConnection",
     "FakeDriver",
+    "ForbiddenCallError",
     "Gate",
     "PoolguardWarning",
     "Stay",

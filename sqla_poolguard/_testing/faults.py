@@ -30,6 +30,10 @@ class FaultKind(enum.StrEnum):
     """It was never closed: the garbage collector found it."""
     IN_BACKGROUND = "in_background"
     """A task that the test has begun still held it when the test had ended, and did not give it back in time."""
+    HELD_ACROSS_AWAIT = "held_across_await"
+    """A line awaited something else than the database for longer than `poolguard_max_foreign_await`, and had it meanwhile."""
+    FORBIDDEN_CALL = "forbidden_call"
+    """A call was made with it that `poolguard_forbidden_calls` forbids."""
     OVERDUE = "overdue"
     """It was out longer than `poolguard_max_hold`."""
     NESTED = "nested"
@@ -43,6 +47,8 @@ _HEADLINES: Final = {
     FaultKind.ORPHANED: "connection orphaned: still checked out, and the task that did it has finished",
     FaultKind.LEAKED: "connection leaked: never closed, found by the garbage collector",
     FaultKind.IN_BACKGROUND: "connection held by a background task at the end",
+    FaultKind.HELD_ACROSS_AWAIT: "connection held across an await",
+    FaultKind.FORBIDDEN_CALL: "connection held in a forbidden call",
     FaultKind.OVERDUE: "connection held for too long",
     FaultKind.NESTED: "connections nested: a task took one more while it had some of the same pool",
 }
@@ -51,6 +57,8 @@ _REMEDIES: Final = {
     FaultKind.ORPHANED: "close it in the task that opens it: `async with AsyncSession(...)`",
     FaultKind.LEAKED: "close it where it is opened: `async with AsyncSession(...)`, `async with engine.connect()`",
     FaultKind.IN_BACKGROUND: "await or cancel the task before the test ends, or close its session before it waits",
+    FaultKind.HELD_ACROSS_AWAIT: "end the transaction before the await: `await session.commit()`, or `await release(session)`",
+    FaultKind.FORBIDDEN_CALL: "end the transaction before the call: `await session.commit()`, or `await release(session)`",
     FaultKind.OVERDUE: "end the transaction sooner, or do the slow part before the checkout",
     FaultKind.NESTED: "pass the session on instead of opening a second one inside",
 }
@@ -80,6 +88,8 @@ class Fault:
     """What was awaited there."""
     detail: str | None = None
     """More evidence."""
+    absent: float = 0.0
+    """How long its holder awaited something else, where that is what is wrong."""
 
     @property
     def headline(self) -> str:
@@ -89,7 +99,7 @@ class Fault:
     @property
     def wasted(self) -> float:
         """Connection-seconds that went to waste by it."""
-        return self.held if self.kind in LEAKS else 0.0
+        return self.held if self.kind in LEAKS else self.absent
 
 
 def fault_of(kind: FaultKind, stay: Stay, current: Site | None = None, awaiting: str | None = None, detail: str = "") -> Fault:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sqla_poolguard._awaits import chain_of
@@ -61,7 +62,7 @@ def judge_end(owner: Owner, policy: Policy, fixtures: Mapping[Any, Owner]) -> li
     if _out(owner):
         gc.collect()
     owner.has_ended = True
-    return [*(accuse(stay) for stay in _out(owner)), *_lost(owner), *_overdue(owner, policy)]
+    return [*(accuse(stay) for stay in _out(owner)), *_lost(owner), *_across_awaits(owner, policy), *_overdue(owner, policy)]
 
 
 def _out(owner: Owner) -> list[Stay]:
@@ -108,11 +109,26 @@ def _lost(owner: Owner) -> Iterable[Fault]:
             yield fault_of(FaultKind.LEAKED if stay.ending is Ending.LEAKED else FaultKind.ORPHANED, stay)
 
 
+def _across_awaits(owner: Owner, policy: Policy) -> Iterable[Fault]:
+    most = policy.max_foreign_await
+    if most is None or policy.allow_hold is not None:
+        return
+    for stay in owner.stays:
+        if stay.account is None or stay.is_fixtures:
+            continue
+        for absence in stay.account.absences:
+            if absence.seconds > most and not absence.is_declared:
+                stay.is_told = True
+                detail = f"for {absence.seconds:.3f} s, {most:g} s are allowed; {stay.account.describe(stay.held)}"
+                fault = fault_of(FaultKind.HELD_ACROSS_AWAIT, stay, absence.site, absence.awaiting, detail)
+                yield replace(fault, absent=absence.seconds)
+
+
 def _overdue(owner: Owner, policy: Policy) -> Iterable[Fault]:
     if policy.max_hold is None or policy.allow_hold is not None:
         return
     for stay in owner.stays:
-        if stay.fixture is None and stay.owner.fixture is None and stay.held > policy.max_hold and not stay.is_told:
+        if not stay.is_fixtures and stay.held > policy.max_hold and not stay.is_told:
             stay.is_told = True
             detail = f"{stay.held:.3f} s; poolguard_max_hold is {policy.max_hold:g} s"
             yield fault_of(FaultKind.OVERDUE, stay, *stay.wasted_at, detail)

@@ -27,6 +27,12 @@ class Policy:
     """Whether a fault fails the test ("strict"), only warns ("warn"), or nobody looks ("off")."""
     quiesce: float = 1.0
     """How long background tasks that hold a connection may take to give it back when the test has ended."""
+    max_foreign_await: float | None = None
+    """The longest that one line may await something else than the database while it has a connection; None: as long as it likes."""
+    forbidden_calls: tuple[str, ...] = ()
+    """Calls that must not be made while a connection is held."""
+    ledger: bool = False
+    """Whether the time of every lease is told."""
     max_hold: float | None = None
     """The longest that a connection may be out; None: as long as the test likes."""
     max_nesting: int | None = None
@@ -36,9 +42,14 @@ class Policy:
     expect_leak: bool = False
     """Whether this test must leave or lose a connection."""
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether every await of a holder has to be seen."""
+        return self.ledger or (self.max_foreign_await is not None and self.allow_hold is None)
+
     def with_marker(self, arguments: tuple[Any, ...], options: Mapping[str, Any]) -> Policy:
         """
-        Apply the marker of a test: `@pytest.mark.poolguard(allow_hold="…", expect_leak=True)`.
+        Apply the marker of a test: `@pytest.mark.poolguard(allow_hold="…", max_await=0.1, expect_leak=True)`.
 
         Raises:
             ValueError: an argument is unknown, or its value is not allowed.
@@ -120,6 +131,7 @@ def _refuse(option: str, value: object, allowed: str) -> ValueError:
 
 _MARKS: Final = {
     "allow_hold": ("allow_hold", _read_reason),
+    "max_await": ("max_foreign_await", read_seconds),
     "expect_leak": ("expect_leak", _read_switch),
 }
 """Arguments of the marker: the field of the policy that each sets, and how it is read."""

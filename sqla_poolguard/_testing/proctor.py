@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from sqla_poolguard._testing.faults import LEAKS, FaultKind, describe, fault_of
+from sqla_poolguard._testing.following import follow
+from sqla_poolguard._testing.forbidding import ForbiddenCalls
 from sqla_poolguard._testing.judgement import judge_end, judge_tasks
 from sqla_poolguard._testing.policy import PoolguardWarning
 from sqla_poolguard._testing.stays import Owner
@@ -19,6 +21,7 @@ from sqla_poolguard._testing.witness import Witness
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    from sqla_poolguard._facts import Site
     from sqla_poolguard._testing.faults import Fault
     from sqla_poolguard._testing.policy import Policy
     from sqla_poolguard._testing.stays import Stay
@@ -52,6 +55,8 @@ class Proctor:
         running = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0]
         self.witness = Witness(Owner(running or _RUN), by_lineage=True)
         self.witness.on_grant.append(self._check_nesting)
+        self.witness.on_grant.append(self._follow)
+        self._forbidden = ForbiddenCalls(policy.forbidden_calls, self._held, self._tell_call)
 
     @property
     def owner(self) -> Owner:
@@ -66,11 +71,12 @@ class Proctor:
         self._begin(item, Owner(item.nodeid))
         result = yield
         marker = item.get_closest_marker("poolguard")
-        if marker is not None:
-            try:
+        try:
+            self._forbidden.verify()
+            if marker is not None:
                 self.policy = self._base.with_marker(marker.args, marker.kwargs)
-            except ValueError as error:
-                raise pytest.fail.Exception(str(error), pytrace=False) from None
+        except ValueError as error:
+            raise pytest.fail.Exception(str(error), pytrace=False) from None
         return result
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -99,7 +105,11 @@ class Proctor:
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
         """Judge the tasks of a test when its code has ended: its event loop may end with its fixtures."""
         earlier = weakref.WeakSet(living_tasks())
-        result = yield
+        self._forbidden.enter()
+        try:
+            result = yield
+        finally:
+            self._forbidden.leave()
         if self._item is item:
             self._faults += judge_tasks(self.owner, self.policy, earlier)
             self._tell(item, "call")
@@ -142,12 +152,15 @@ class Proctor:
 
     def _end(self, item: pytest.Item) -> None:
         owner = self.owner
+        self._forbidden.forget()
         self._faults += judge_end(owner, self.policy, self._fixtures)
         for fixture in self._over:
             self._faults += judge_end(fixture, replace(self.policy, max_hold=None), self._fixtures)
         self._over.clear()
         for stay in owner.stays:
             self._tally.add_hold(stay)
+        if self.policy.ledger:
+            self._tally.add_ledger(owner.name, owner.stays)
         mark_left_over(self.witness.left_over, owner)
         self._item, self.witness.owner = None, Owner(_RUN)
         self._tell(item, "teardown", owner)
@@ -161,6 +174,21 @@ class Proctor:
             others = ", ".join(str(other.site) for other in own if other is not stay)
             detail = f"it had {len(own) - 1} already, checked out at {others}; poolguard_max_nesting is {most}"
             self._faults.append(fault_of(FaultKind.NESTED, stay, detail=detail))
+
+    def _follow(self, stay: Stay) -> None:
+        if self.policy.ledger or (self.policy.is_exact and not stay.is_fixtures):
+            follow(stay)
+
+    def _held(self) -> list[Stay]:
+        """Give the connections with which no forbidden call may be made."""
+        if self.policy.allow_hold is not None:
+            return []
+        return [stay for stay in list(self.witness.out.values()) if not stay.is_fixtures]
+
+    def _tell_call(self, stay: Stay, at: Site, call: str) -> bool:
+        """Note a forbidden call: whoever makes it may swallow what it raises."""
+        self._faults.append(fault_of(FaultKind.FORBIDDEN_CALL, stay, at, call))
+        return self.policy.mode == "strict"
 
     def _tell(self, item: pytest.Item, when: str, owner: Owner | None = None) -> None:
         """

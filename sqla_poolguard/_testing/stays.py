@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sqla_poolguard._callsite import Place
     from sqla_poolguard._facts import Ending, Site
     from sqla_poolguard._record import GuardedRecord
+    from sqla_poolguard._testing.account import Account
 
 __all__ = ["Owner", "Stay"]
 
@@ -49,6 +50,7 @@ class Stay:
 
     __slots__ = (
         "_clock",
+        "account",
         "elsewhere",
         "ended_at",
         "ending",
@@ -96,6 +98,8 @@ class Stay:
         """The line that took most of them, and what it awaited."""
         self.is_told = False
         """Whether somebody was blamed for it, or excused."""
+        self.account: Account | None = None
+        """What its time went for, in exact mode."""
         self._clock = record.guarded._clock
 
     def __repr__(self) -> str:
@@ -110,6 +114,15 @@ class Stay:
     def held(self) -> float:
         """Seconds it was out; if it is, until now."""
         return max((self._clock() if self.ended_at is None else self.ended_at) - self.granted_at, 0.0)
+
+    @property
+    def is_fixtures(self) -> bool:
+        """Whether a fixture has checked it out, or keeps it."""
+        return self.fixture is not None or self.owner.fixture is not None
+
+    def now(self) -> float:
+        """Read the pool's clock, in seconds."""
+        return self._clock()
 
     @property
     def site(self) -> Site | None:
@@ -142,6 +155,10 @@ class Stay:
     def end(self, record: GuardedRecord, ending: Ending) -> None:
         """Note that it has ended; the garbage collector may call, at any instruction."""
         self.ended_at, self.ending, self.record = self._clock(), ending, None
-        streak = record.lease.streak
-        if streak is not None and streak.granted_at == self.granted_at and self.elsewhere is None:
+        streak, account = record.lease.streak, self.account
+        if account is not None:
+            account.end(self.ended_at)
+            self.in_database, self.elsewhere = account.in_database, account.elsewhere
+            self.wasted_at = next(((absence.site, absence.awaiting) for absence in account.absences), (None, None))
+        elif streak is not None and streak.granted_at == self.granted_at:
             self.in_database, self.elsewhere, self.wasted_at = streak.in_database, streak.elsewhere, streak.worst()

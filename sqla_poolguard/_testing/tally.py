@@ -25,6 +25,8 @@ class Tally:
     def __init__(self) -> None:
         self._rows: dict[_Row, list[Any]] = {}
         """Row to [times, connection-seconds, a test in which it happened, whether it is a fault]."""
+        self.ledger: list[str] = []
+        """What the time of each test's leases went for, in lines."""
 
     def add(self, fault: Fault, test: str) -> None:
         """Count what is wrong in a test."""
@@ -37,8 +39,22 @@ class Tally:
             name = str(stay.owner)
             self._add(("idle", f"awaiting {awaiting} at {site}"), 1, stay.elsewhere, name, is_fault=False)
 
-    def merge(self, rows: Iterable[Any]) -> None:
-        """Take over what a worker has counted: what its `rows()` gave."""
+    def add_ledger(self, test: str, stays: Iterable[Stay]) -> None:
+        """Write down what the time of a test's leases went for."""
+        kept = [stay for stay in stays if stay.account is not None]
+        if kept:
+            self.ledger.append(test)
+        for stay in kept:
+            account = stay.account
+            if account is not None:
+                self.ledger.append(f"    {account.describe(stay.held)}: checked out at {stay.site or 'an unknown line'}")
+                self.ledger += [
+                    f"    {absence.seconds * 1000:>8.0f} ms  {absence.awaiting} at {absence.site}" for absence in account.absences
+                ]
+
+    def merge(self, rows: Iterable[Any], ledger: Iterable[str]) -> None:
+        """Take over what a worker has counted: what its `rows()` gave, and its ledger."""
+        self.ledger += ledger
         for kind, where, count, seconds, test, is_fault in rows:
             self._add((kind, where), count, seconds, test, is_fault=is_fault)
 

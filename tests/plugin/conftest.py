@@ -6,10 +6,13 @@ import gc
 import textwrap
 import warnings
 
+import asyncpg  # noqa: F401 - these are here so that no run inside imports them, and the next run anew: C code does not like that
+import psycopg  # noqa: F401
+import psycopg_binary  # noqa: F401
 import pytest
 from doubles.kept import KEPT
 
-import sqla_poolguard.testing  # noqa: F401 - so that no run inside imports it anew
+import sqla_poolguard.testing  # noqa: F401
 
 HEAD = """
     import asyncio, contextlib, gc, sys
@@ -45,6 +48,8 @@ class Outcome:
         """Test to passed, failed (in its call) or error, the first that is not passed."""
         self.blamed = {}
         """Test to what it was told of its connections."""
+        self.told = {}
+        """Test to all that was told of its failures."""
         self.sections = {}
         """Test to what was told of its connections beside its failure."""
         self.text = ""
@@ -60,6 +65,7 @@ class Outcome:
             self.results.pop(name, None)
             return
         self.text += report.longreprtext
+        self.told[name] = self.told.get(name, "") + report.longreprtext
         result = "error" if report.failed and report.when != "call" else report.outcome
         if self.results.get(name, "passed") == "passed":
             self.results[name] = result
@@ -80,7 +86,7 @@ class Outcome:
 def suite(pytester):
     """Give a function that runs a suite: its tests, options, and an ini file; it gives what became of them."""
 
-    def run(source, *options, conftest="", head=HEAD, **ini):
+    def run(source, *options, conftest="", head=HEAD, told=None, **ini):
         ini = {"asyncio_mode": "auto", "asyncio_default_fixture_loop_scope": "function", **ini}
         pytester.makeini("[pytest]\n" + "\n".join(f"{key} = {value}" for key, value in ini.items()))
         if conftest:
@@ -91,6 +97,8 @@ def suite(pytester):
             warnings.simplefilter("default")
             warnings.filterwarnings("ignore", "The garbage collector is trying")
             done = pytester.inline_run("-p", "no:cacheprovider", *options, plugins=[outcome])
+            if told is not None:
+                told += KEPT
             KEPT.clear()
             gc.collect()  # what it has leaked is not to be found by the next
         outcome.ret = done.ret
