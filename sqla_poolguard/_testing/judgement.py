@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sqla_poolguard._awaits import chain_of
 from sqla_poolguard._callsite import this_task
 from sqla_poolguard._facts import Ending
+from sqla_poolguard._reach import keepers
 from sqla_poolguard._sight import declared, option_of
 from sqla_poolguard._testing.faults import FaultKind, fault_of
 from sqla_poolguard._testing.keeping import keeper_of
@@ -51,12 +52,14 @@ def judge_end(owner: Owner, policy: Policy, fixtures: Mapping[Any, Owner]) -> li
         fixtures: those that live on, and may keep connections.
     """
     for stay in _out(owner):
-        if _is_declared(stay, policy):
+        if policy.allow_hold is not None:
             stay.is_told = True
         elif (keeper := keeper_of(stay, fixtures)) is not None:
+            del owner.stays[stay]
             stay.owner = keeper
-            keeper.stays.append(stay)
-    owner.stays = [stay for stay in owner.stays if stay.owner is owner]
+            keeper.stays[stay] = None
+        elif _is_declared(stay, policy):
+            stay.is_told = True
     if out := _out(owner):
         quiesce(out, policy.quiesce)
     if _out(owner):
@@ -81,7 +84,9 @@ def _is_declared(stay: Stay, policy: Policy) -> bool:
     holder, fairy = stay.holder, stay.fairy
     if holder is not None and (is_runner(holder) or holder.get_loop().is_running()):
         holder = None
-    return bool(declared(holder, fairy, None) if holder is not None else None) or bool(option_of(holder, fairy, None))
+    if holder is not None and declared(holder, fairy, None):
+        return True
+    return fairy is not None and bool(option_of(holder, fairy, keepers([fairy]).get(id(fairy))))
 
 
 def _held_by_task(stay: Stay) -> Fault:
@@ -103,7 +108,7 @@ def accuse(stay: Stay) -> Fault:
 
 
 def _lost(owner: Owner) -> Iterable[Fault]:
-    for stay in owner.stays:
+    for stay in tuple(owner.stays):
         if stay.ending in {Ending.LEAKED, Ending.RECLAIMED} and not stay.is_told:
             stay.is_told = True
             yield fault_of(FaultKind.LEAKED if stay.ending is Ending.LEAKED else FaultKind.ORPHANED, stay)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from sqla_poolguard._facts import Ending
 from sqla_poolguard._testing.faults import LEAKS, FaultKind, describe, fault_of
 from sqla_poolguard._testing.following import follow
 from sqla_poolguard._testing.forbidding import ForbiddenCalls
@@ -53,7 +54,9 @@ class Proctor:
         self._over: list[Owner] = []
         """Such fixtures that have ended, and are to be judged with the test in whose teardown they did."""
         running = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0]
-        self.witness = Witness(Owner(running or _RUN), by_lineage=True)
+        self._late: list[Stay] = []
+        """What was checked out by tasks that had outlived their test."""
+        self.witness = Witness(Owner(running or _RUN), by_lineage=True, is_kept=self._is_kept)
         self.witness.on_grant.append(self._check_nesting)
         self.witness.on_grant.append(self._follow)
         self._forbidden = ForbiddenCalls(policy.forbidden_calls, self._held, self._tell_call)
@@ -92,6 +95,8 @@ class Proctor:
         try:
             return (yield)
         finally:
+            if witness.owner is not before[0]:
+                mark_left_over(witness.left_over, witness.owner)
             witness.owner, witness.fixture = before
 
     @pytest.hookimpl
@@ -138,10 +143,9 @@ class Proctor:
 
     def pytest_sessionfinish(self) -> None:
         """Count what nobody could be told of any more."""
-        for stay in [*self.witness.owner.stays, *self.witness.out.values()]:
-            if stay.owner.has_ended and not stay.is_told and stay.is_out:
-                stay.is_told = True
-                self._tally.add(fault_of(FaultKind.LEFT_OUT, stay), stay.owner.name)
+        for stay in self._late:
+            if not stay.is_told and (stay.is_out or stay.ending is Ending.LEAKED):
+                self._tally.add(fault_of(FaultKind.LEFT_OUT if stay.is_out else FaultKind.LEAKED, stay), stay.owner.name)
 
     # what it does
 
@@ -175,7 +179,20 @@ class Proctor:
             detail = f"it had {len(own) - 1} already, checked out at {others}; poolguard_max_nesting is {most}"
             self._faults.append(fault_of(FaultKind.NESTED, stay, detail=detail))
 
+    def _is_kept(self, stay: Stay) -> bool:
+        """Tell whether a lease that has ended is worth keeping until its test has."""
+        policy, account = self.policy, stay.account
+        return (
+            stay.ending in {Ending.LEAKED, Ending.RECLAIMED}
+            or bool(stay.elsewhere)
+            or policy.ledger
+            or (policy.max_hold is not None and stay.held > policy.max_hold)
+            or (account is not None and account.elsewhere > 0)
+        )
+
     def _follow(self, stay: Stay) -> None:
+        if stay.owner.has_ended:
+            self._late.append(stay)
         if self.policy.ledger or (self.policy.is_exact and not stay.is_fixtures):
             follow(stay)
 

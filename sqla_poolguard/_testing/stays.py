@@ -35,7 +35,8 @@ class Owner:
         self.name = name
         self.fixture = fixture
         self.scope = scope
-        self.stays: list[Stay] = []
+        self.stays: dict[Stay, None] = {}
+        """Its leases, in the order of the checkouts; of those that have ended well, as many as are asked for."""
         self.has_ended = False
         """Whether it was judged: what comes later is nobody's fault that can still be told."""
         self.has_failed = False

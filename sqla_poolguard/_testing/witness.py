@@ -35,16 +35,18 @@ class Witness:
     The class's two methods are wrapped then, and put back when the last one goes: a checkout outside of tests pays nothing.
     """
 
-    def __init__(self, owner: Owner, *, by_lineage: bool = False) -> None:
+    def __init__(self, owner: Owner, *, by_lineage: bool = False, is_kept: Callable[[Stay], bool] = lambda _: True) -> None:
         """
         Begin, off duty.
 
         Args:
             owner: who owns what is checked out from now on.
             by_lineage: whether tasks that were left over go on to own what they check out.
+            is_kept: tells of a lease that has ended whether its owner keeps it; the garbage collector may call.
         """
         self.owner = owner
         self._by_lineage = by_lineage
+        self._is_kept = is_kept
         self._pools: weakref.WeakSet[GuardedPool] = weakref.WeakSet()
         self.fixture: str | None = None
         """The fixture that is being set up."""
@@ -81,7 +83,7 @@ class Witness:
         if owner is None:
             owner = self.owner
         stay = self.out[record] = Stay(record, place, owner, self.fixture)
-        owner.stays.append(stay)
+        owner.stays[stay] = None
         self._pools.add(record.guarded)
         for tell in self.on_grant:
             tell(stay)
@@ -92,6 +94,8 @@ class Witness:
         if stay is not None and record.lease.granted_at == stay.granted_at:
             usual = Ending.CHECKED_IN if record.dbapi_connection is not None else Ending.DETACHED
             stay.end(record, record.lease.ending or usual)
+            if not self._is_kept(stay):
+                stay.owner.stays.pop(stay, None)
 
 
 def _wrap() -> None:

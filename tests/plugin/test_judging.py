@@ -178,6 +178,119 @@ def test_tasks_that_are_left_over_are_not_the_next_tests(suite):
     assert set(run.results.values()) == {"passed"}
 
 
+def test_what_comes_late_is_listed(suite):
+    """What a task that outlived its test leaves later fails nobody, and is in the summary, under the test that began it."""
+    told = []
+    run = suite(
+        """
+    engine = new_engine()
+
+    async def work():
+        await asyncio.sleep(0.05)
+        KEPT.append(await engine.connect())
+        await engine.connect()
+
+    async def test_begins():
+        KEPT.append(asyncio.create_task(work()))
+
+    async def test_next():
+        await asyncio.sleep(0.1)
+    """,
+        conftest="""
+    def pytest_unconfigure(config):
+        from sqla_poolguard import pytest_plugin
+        KEPT[:] = config.stash[pytest_plugin._DESK].tally.rows()
+    """,
+        asyncio_default_test_loop_scope="module",
+        told=told,
+    )
+    assert run.blamed == {}, run.text
+    assert [(kind, test) for kind, _, _, _, test, _ in told] == [
+        (kind, "test_it.py::test_begins") for kind in ("left_out", "leaked")
+    ]
+
+
+def test_a_worker_of_a_wide_fixture_works_for_all(suite):
+    """What a module's worker has out while a test ends is the worker's; what it leaves is told where its fixture ends."""
+    run = suite(
+        """
+    import pytest_asyncio
+
+    @pytest.fixture(scope="module")
+    def engine():
+        return new_engine()
+
+    @pytest_asyncio.fixture(scope="module", loop_scope="module")
+    async def worker(engine):
+        async def work():
+            while True:
+                job = await jobs.get()
+                KEPT.append(asyncio.create_task(job()))
+        jobs = asyncio.Queue()
+        task = asyncio.create_task(work())
+        yield jobs
+        task.cancel()
+
+    async def test_one(worker, engine):
+        worker.put_nowait(lambda: slowly(engine, 0.05))
+        await asyncio.sleep(0.01)
+
+    async def test_two(worker, engine):
+        async def leave():
+            KEPT.append(await engine.connect())
+        worker.put_nowait(leave)
+        await asyncio.sleep(0.01)
+
+    async def test_three(worker, engine):
+        await slowly(engine, 0)
+    """,
+        asyncio_default_test_loop_scope="module",
+        poolguard_quiesce="0.01",
+    )
+    assert set(run.blamed) == {"test_three"}, run.text
+    assert "it is kept by fixture 'worker' (module scope), which ended here" in run.blamed["test_three"]
+
+
+def test_a_hold_may_be_declared_for_a_connection(suite):
+    """An execution option excuses a connection that outlives the task that opened it."""
+    run = suite(
+        """
+    async def test_it(engine):
+        connection = await engine.connect()
+        KEPT.append(await connection.execution_options(poolguard_hold="a leader"))
+
+    async def test_session(engine):
+        session = AsyncSession(engine)
+        await session.connection(execution_options={"poolguard_hold": "a leader"})
+        KEPT.append(session)
+    """
+    )
+    assert run.blamed == {}, run.text
+
+
+def test_many_checkouts_are_not_kept(suite):
+    """A test of a great many checkouts keeps none that has come back."""
+    run = suite(
+        """
+    @pytest.fixture
+    def proctor(pytestconfig):
+        return pytestconfig.pluginmanager.getplugin("poolguard-proctor")
+
+    async def test_it(engine, proctor):
+        for _ in range(100):
+            await slowly(engine, 0)
+        assert len(proctor.owner.stays) == 0
+    """
+    )
+    assert set(run.results.values()) == {"passed"}, run.text
+
+
+def test_options_of_the_ini_file(suite):
+    """`addopts` is a command line."""
+    run = suite(a_test(KEEPS), addopts="--poolguard=off", poolguard="strict")
+    assert set(run.results.values()) == {"passed"}
+
+
 def test_a_task_of_a_fixture_may_hold(suite):
     """A worker that its fixture ends, with the test, is not the test's background task; nor is what is under way on a module's loop."""
     run = suite("""
