@@ -76,7 +76,7 @@ def max_concurrent(most: int) -> Iterator[ConnectionWatch]:
 @contextmanager
 def released_before_response(app: Any) -> Iterator[Any]:
     """
-    Assert that no request of a block holds a connection when its response begins.
+    Assert that no request of a block holds a connection while its response is sent.
 
     Args:
         app: an ASGI application; what the block is given in its place is to be used for the requests.

@@ -134,7 +134,7 @@ class ConnectionWatch:
             raise AssertionError(msg)
 
     def app(self, app: ASGIApp) -> ASGIApp:
-        """Wrap an ASGI application, to see which connections its requests still hold when their responses begin."""
+        """Wrap an ASGI application, to see which connections its requests hold while their responses are sent."""
         self._apps += 1
 
         async def watched(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
@@ -145,8 +145,9 @@ class ConnectionWatch:
             token = _request.set(request)
 
             async def sending(message: MutableMapping[str, Any]) -> None:
-                if message["type"] == "http.response.start":
-                    self._late += [f"{request.name}: checked out at {stay.site}" for stay in request.stays if stay.is_out]
+                late = [stay for stay in request.stays if stay.is_out]
+                self._late += [f"{request.name}: checked out at {stay.site}" for stay in late]
+                request.stays = [stay for stay in request.stays if stay not in late]  # once is enough
                 await send(message)
 
             try:
@@ -158,7 +159,9 @@ class ConnectionWatch:
 
     def assert_released_before_response(self) -> None:
         """
-        Assert that no request to an application that `app` has wrapped held a connection when its response began.
+        Assert that no request to an application that `app` has wrapped held a connection while its response was sent.
+
+        A client that reads slowly would keep it.
 
         Raises:
             AssertionError: one did.
@@ -169,7 +172,7 @@ class ConnectionWatch:
             raise ValueError(msg)
         if self._late:
             lines = "".join(f"\n    {line}" for line in self._late)
-            msg = f"{len(self._late)} connections were still held when a response began:{lines}"
+            msg = f"{len(self._late)} connections were held while a response was sent:{lines}"
             raise AssertionError(msg)
 
     def _granted(self, stay: Stay) -> None:

@@ -96,6 +96,7 @@ def suite(pytester):
         with warnings.catch_warnings():
             warnings.simplefilter("default")
             warnings.filterwarnings("ignore", "The garbage collector is trying")
+            warnings.filterwarnings("ignore", category=ResourceWarning)  # so is what a leaked connection leaves
             done = pytester.inline_run("-p", "no:cacheprovider", *options, plugins=[outcome])
             if told is not None:
                 told += KEPT
