@@ -24,7 +24,6 @@ _BLOCK: Final = 25
 
 _SWITCH: Final = '''
 import gc, json, time
-from dataclasses import replace
 
 import pytest
 
@@ -50,7 +49,7 @@ class Switch:
             else:
                 self.config.pluginmanager.unregister(proctor)
                 proctor.witness.leave()
-        proctor._base = replace(proctor._base, max_foreign_await=10.0 if variant.endswith("exact") else None)
+        proctor._base = proctor._base._replace(max_foreign_await=10.0 if variant.endswith("exact") else None)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self):

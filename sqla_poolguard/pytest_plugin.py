@@ -6,19 +6,19 @@ pytest loads it in every run, so it imports nothing but the standard library, un
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from sqla_poolguard import _arrival
-from sqla_poolguard._testing.calls import read_calls
 from sqla_poolguard._testing.policy import Policy, read_count, read_mode, read_seconds
-from sqla_poolguard._testing.tally import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sqla_poolguard._testing.proctor import Proctor
+    from sqla_poolguard._testing.tally import Tally
     from sqla_poolguard._testing.watching import ConnectionWatch
 
 __all__ = [
@@ -32,6 +32,15 @@ __all__ = [
     "pytest_unconfigure",
 ]
 
+
+def _read_calls(option: str, value: Any) -> tuple[str, ...]:
+    if not value:
+        return ()
+    from sqla_poolguard._testing.calls import read_calls  # noqa: PLC0415 - few want it
+
+    return read_calls(option, value)
+
+
 _OPTIONS = {
     "poolguard": ("MODE", "what a test that leaks a connection does: strict (it fails), warn, off", "strict", read_mode),
     "poolguard_quiesce": ("SECONDS", "what background tasks have to give connections back when a test ends", "1", read_seconds),
@@ -43,9 +52,9 @@ _OPTIONS = {
     ),
     "poolguard_forbidden_calls": (
         "CALLS",
-        "calls that must not be made while a connection is held: usual, or module:name, one a line or with commas",
-        "",
-        read_calls,
+        "calls that must not be made while a connection is held: usual, or module:name",
+        [],
+        _read_calls,
     ),
     "poolguard_max_hold": ("SECONDS", "the longest that a test may have a connection out", "none", read_seconds),
     "poolguard_max_nesting": ("COUNT", "the most connections of one pool that a task may have at one time", "none", read_count),
@@ -61,8 +70,19 @@ class Desk:
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
-        self.tally = Tally()
         self.proctor: Proctor | None = None
+
+    @functools.cached_property
+    def tally(self) -> Tally:
+        """Counts what is found."""
+        from sqla_poolguard._testing.tally import Tally  # noqa: PLC0415 - most runs find nothing
+
+        return Tally()
+
+    @property
+    def has_counted(self) -> bool:
+        """Whether anything may have been found."""
+        return "tally" in vars(self)
 
 
 _DESK = pytest.StashKey[Desk]()
@@ -81,8 +101,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Offer the options, on the command line and in the ini file."""
     group = parser.getgroup("poolguard", "connections of GuardedPool (sqla-poolguard)")
     for option, (metavar, what, default, _) in _OPTIONS.items():
-        parser.addini(option, f"{what}; default: {default}", default=default)
-        group.addoption(f"--{option.replace('_', '-')}", metavar=metavar, default=None, help=f"{what}; default: {default}")
+        told = f"{what}; default: {default or 'none'}"
+        if isinstance(default, list):
+            parser.addini(option, told, type="linelist", default=default)
+        else:
+            parser.addini(option, told, default=default)
+        group.addoption(f"--{option.replace('_', '-')}", metavar=metavar, default=None, help=told)
     group.addoption(
         "--poolguard-all", action="store_true", help="let every asyncio engine with SQLAlchemy's default pool use GuardedPool"
     )
@@ -111,7 +135,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Let a worker of pytest-xdist hand over what it has counted."""
     output = getattr(session.config, "workeroutput", None)
-    if output is not None and _DESK in session.config.stash:
+    if output is not None and session.config.stash[_DESK].has_counted:
         tally = session.config.stash[_DESK].tally
         output["poolguard"] = [tally.rows(), tally.ledger]
 
@@ -119,12 +143,15 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """Take over what a worker has counted."""
-    output = getattr(node, "workeroutput", None) or {}
-    node.config.stash[_DESK].tally.merge(*output.get("poolguard", ((), ())))
+    counted = (getattr(node, "workeroutput", None) or {}).get("poolguard")
+    if counted is not None:
+        node.config.stash[_DESK].tally.merge(*counted)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """List the lines that wasted connections, the worst first."""
+    if not config.stash[_DESK].has_counted:
+        return
     tally = config.stash[_DESK].tally
     for title, lines in (("ledger of connections", tally.ledger), ("connections wasted", tally.lines())):
         if lines:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from asyncio import isfuture
 from asyncio.events import _get_running_loop
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy.engine import Connection
 
@@ -17,7 +17,7 @@ from sqla_poolguard import _probe
 from sqla_poolguard._awaits import chain_of
 from sqla_poolguard._callsite import is_application, is_internal
 from sqla_poolguard._facts import HolderState
-from sqla_poolguard._sight import attribute
+from sqla_poolguard._sight import attribute, joined_deeply
 from sqla_poolguard._testing.account import Account
 
 if TYPE_CHECKING:
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from sqla_poolguard._testing.stays import Stay
 
 __all__ = ["follow"]
+
+_TURNS: Final = 3
+"""Turns of the loop in which a task that was just made, and those that it makes, come to use a connection."""
 
 
 def follow(stay: Stay) -> None:
@@ -71,7 +74,20 @@ class _Follower:
                 self._account.begin(now, None)
             else:
                 self._account.begin(now, (sight.current, sight.awaiting), is_declared=sight.declared is not None)
+                if look is None:
+                    self._loop.call_soon(self._look_closer, future, now, _TURNS)
         _put_first(future, task, self.resume)
+
+    def _look_closer(self, future: Future[Any], since: float, turns: int) -> None:
+        """See whether a task that the holder waits for, and which may have begun only now, uses the connection."""
+        task, record = self._stay.holder, self._stay.record
+        if task is None or record is None or future.done():
+            return
+        fairy = record.fairy_ref() if record.fairy_ref is not None else None
+        if any(_is_in_sqlalchemy(chain_of(other), fairy) for other in joined_deeply(chain_of(task))):
+            self._account.begin(since, None)
+        elif turns:
+            self._loop.call_soon(self._look_closer, future, since, turns - 1)
 
     def resume(self, _: object) -> None:
         """Note that what the holder awaited has come; it runs right after this."""

@@ -36,7 +36,7 @@ def judge_tasks(owner: Owner, policy: Policy, earlier: weakref.WeakSet[Task[Any]
         policy: what is demanded of it.
         earlier: tasks that are a fixture's, or were left over.
     """
-    held = [stay for stay in owner.stays if _is_in_background(stay, earlier) and not _is_declared(stay, policy)]
+    held = [stay for stay in tuple(owner.stays) if _is_in_background(stay, earlier) and not _is_declared(stay, policy)]
     if held:
         quiesce(held, policy.quiesce)
     return [_held_by_task(stay) for stay in held if stay.is_out and stay.holder is not None]
@@ -69,7 +69,7 @@ def judge_end(owner: Owner, policy: Policy, fixtures: Mapping[Any, Owner]) -> li
 
 
 def _out(owner: Owner) -> list[Stay]:
-    return [stay for stay in owner.stays if stay.is_out and not stay.is_told]
+    return [stay for stay in tuple(owner.stays) if stay.is_out and not stay.is_told]
 
 
 def _is_in_background(stay: Stay, earlier: weakref.WeakSet[Task[Any]]) -> bool:
@@ -118,7 +118,7 @@ def _across_awaits(owner: Owner, policy: Policy) -> Iterable[Fault]:
     most = policy.max_foreign_await
     if most is None or policy.allow_hold is not None:
         return
-    for stay in owner.stays:
+    for stay in tuple(owner.stays):
         if stay.account is None or stay.is_fixtures:
             continue
         for absence in stay.account.absences:
@@ -132,7 +132,7 @@ def _across_awaits(owner: Owner, policy: Policy) -> Iterable[Fault]:
 def _overdue(owner: Owner, policy: Policy) -> Iterable[Fault]:
     if policy.max_hold is None or policy.allow_hold is not None:
         return
-    for stay in owner.stays:
+    for stay in tuple(owner.stays):
         if not stay.is_fixtures and stay.held > policy.max_hold and not stay.is_told:
             stay.is_told = True
             detail = f"{stay.held:.3f} s; poolguard_max_hold is {policy.max_hold:g} s"

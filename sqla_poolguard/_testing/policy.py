@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,8 +18,7 @@ class PoolguardWarning(UserWarning):
     """Something is wrong with a test's connections, and `poolguard = warn` lets it pass."""
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(NamedTuple):
     """What is demanded of one test. All times are in seconds."""
 
     mode: str = "strict"
@@ -64,7 +62,7 @@ class Policy:
                 raise ValueError(msg)
             field, read = _MARKS[option]
             changes: dict[str, Any] = {field: read(f"pytest.mark.poolguard({option}=…)", value)}
-            changed = replace(changed, **changes)
+            changed = changed._replace(**changes)
         return changed
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import weakref
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -49,6 +48,8 @@ class Proctor:
         self._tally = tally
         self._item: pytest.Item | None = None
         self._faults: list[Fault] = []
+        self._has_leaked = False
+        """Whether the leak that this test must have was seen."""
         self._fixtures: dict[Any, Owner] = {}
         """Fixtures that outlive a test, and live."""
         self._over: list[Owner] = []
@@ -151,7 +152,7 @@ class Proctor:
 
     def _begin(self, item: pytest.Item, owner: Owner) -> None:
         self._item, self.witness.owner, self.witness.fixture = item, owner, None
-        self._faults = []
+        self._faults, self._has_leaked = [], False
         self.policy = self._base
 
     def _end(self, item: pytest.Item) -> None:
@@ -159,9 +160,9 @@ class Proctor:
         self._forbidden.forget()
         self._faults += judge_end(owner, self.policy, self._fixtures)
         for fixture in self._over:
-            self._faults += judge_end(fixture, replace(self.policy, max_hold=None), self._fixtures)
+            self._faults += judge_end(fixture, self.policy._replace(max_hold=None), self._fixtures)
         self._over.clear()
-        for stay in owner.stays:
+        for stay in tuple(owner.stays):
             self._tally.add_hold(stay)
         if self.policy.ledger:
             self._tally.add_ledger(owner.name, owner.stays)
@@ -173,7 +174,7 @@ class Proctor:
         most = self.policy.max_nesting
         if most is None or stay.task is None or self.policy.allow_hold is not None:
             return
-        own = [other for other in self.witness.out.values() if other.pool == stay.pool and other.task == stay.task]
+        own = [other for other in self.witness.now_out() if other.pool == stay.pool and other.task == stay.task]
         if len(own) > most:
             others = ", ".join(str(other.site) for other in own if other is not stay)
             detail = f"it had {len(own) - 1} already, checked out at {others}; poolguard_max_nesting is {most}"
@@ -200,7 +201,7 @@ class Proctor:
         """Give the connections with which no forbidden call may be made."""
         if self.policy.allow_hold is not None:
             return []
-        return [stay for stay in list(self.witness.out.values()) if not stay.is_fixtures]
+        return [stay for stay in self.witness.now_out() if not stay.is_fixtures]
 
     def _tell_call(self, stay: Stay, at: Site, call: str) -> bool:
         """Note a forbidden call: whoever makes it may swallow what it raises."""
@@ -219,8 +220,8 @@ class Proctor:
         if self.policy.expect_leak:
             leaks = [fault for fault in faults if fault.kind in LEAKS]
             faults = [fault for fault in faults if fault.kind not in LEAKS]
-            self._met = (self._met if when == "teardown" else False) or bool(leaks)
-            if when == "teardown" and not self._met and not owner.has_failed:
+            self._has_leaked = self._has_leaked or bool(leaks)
+            if when == "teardown" and not self._has_leaked and not owner.has_failed:
                 pytest.fail("expect_leak=True, but every connection came back; remove it from the marker", pytrace=False)
         if not faults:
             return
@@ -234,6 +235,3 @@ class Proctor:
             item.warn(PoolguardWarning(text))
         else:
             pytest.fail(f"{_SECTION}: {text}", pytrace=False)
-
-    _met = False
-    """Whether the leak that this test must have was seen."""

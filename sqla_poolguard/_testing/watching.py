@@ -51,6 +51,8 @@ class ConnectionWatch:
         self._witness = Witness(Owner("the block that is watched"))
         self._witness.on_grant.append(self._granted)
         self._most = 0
+        self._crowd: list[Stay] = []
+        """What was out when the most was."""
         self._late: list[str] = []
         self._apps = 0
 
@@ -180,7 +182,5 @@ class ConnectionWatch:
         if request is not None:
             request.stays.append(stay)
         if len(self._witness.out) > self._most:
-            self._most, self._crowd = len(self._witness.out), tuple(self._witness.out.values())
-
-    _crowd: tuple[Stay, ...] = ()
-    """What was out when the most was."""
+            self._crowd = self._witness.now_out()
+            self._most = max(len(self._crowd), self._most)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import weakref
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from sqla_poolguard._testing.stays import Owner
 
 __all__ = ["Witness", "lineage"]
+
+_log: Final = logging.getLogger("sqla_poolguard")
 
 lineage: Final[ContextVar[Owner | None]] = ContextVar("sqla_poolguard_lineage", default=None)
 """Whose task this is, in tasks that were left over by a test, and in those that these begin."""
@@ -74,6 +77,14 @@ class Witness:
         """Give the pools that were used, as far as they live."""
         return list(self._pools)
 
+    def now_out(self) -> list[Stay]:
+        """Give what is out at this moment, the oldest first."""
+        while True:
+            try:
+                return list(self.out.values())
+            except RuntimeError:  # the garbage collector, or another thread, has taken one out meanwhile
+                continue
+
     def granted(self, record: GuardedRecord, place: Any) -> None:
         """Note a checkout."""
         owner = lineage.get() if self._by_lineage else None
@@ -107,9 +118,12 @@ def _wrap() -> None:
         fairy: Any = connect(self)
         record = fairy._connection_record
         if record.lease.granted_at is not None:
-            place = _stack(2)
-            for witness in tuple(_witnesses):
-                witness.granted(record, place)
+            try:
+                place = _stack(2)
+                for witness in tuple(_witnesses):
+                    witness.granted(record, place)
+            except Exception:  # noqa: BLE001 - the checkout is none the worse for it
+                _log.exception("bug: a checkout could not be watched")
         return fairy
 
     @functools.wraps(do_return)

@@ -187,6 +187,31 @@ def test_warn_does_not_raise(suite):
     assert (name, text.partition(":")[0], "times" in text) == ("test_it", "connection held in a forbidden call", False)
 
 
+@pytest.mark.parametrize("where", ["pyproject", "command line"])
+def test_where_calls_stand(pytester, where):
+    """They are a list in pyproject.toml, and have commas on the command line."""
+    pytester.makepyfile(
+        """
+        def test_it(pytestconfig):
+            from sqla_poolguard import pytest_plugin
+            policy = pytestconfig.stash[pytest_plugin._DESK].policy
+            assert policy.forbidden_calls == ("usual", "httpx:get")
+            assert policy.max_hold == 0.5
+        """
+    )
+    options = ["--poolguard-forbidden-calls=usual,httpx:get", "--poolguard-max-hold=0.5"]
+    if where == "pyproject":
+        options = []
+        pytester.makepyprojecttoml(
+            """
+            [tool.pytest.ini_options]
+            poolguard_forbidden_calls = ["usual", "httpx:get"]
+            poolguard_max_hold = 0.5
+            """
+        )
+    assert pytester.runpytest_inprocess(*options).ret == 0
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -133,6 +133,17 @@ def test_nothing_is_said_or_imported_for_others(tmp_path):
     assert "poolguard" not in done.stdout
 
 
+def test_the_plugin_is_loaded_in_no_time():
+    """A run that never uses a pool pays less than ten milliseconds; the best of some counts, on a machine that does other things too."""
+    program = [sys.executable, "-X", "importtime", "-c", "import pytest; import sqla_poolguard.pytest_plugin"]
+    times = []
+    for _ in range(7):
+        told = subprocess.run(program, capture_output=True, text=True, timeout=60, check=True).stderr
+        (line,) = (line for line in told.splitlines() if line.endswith("| sqla_poolguard.pytest_plugin"))
+        times.append(int(line.split("|")[1]) / 1e6)
+    assert min(times) < 0.01
+
+
 @pytest.mark.parametrize("count", [1, 3])
 def test_workers_hand_over_what_they_counted(tmp_path, count):
     """Under pytest-xdist the guilty test is blamed in its worker, and the summary is one."""

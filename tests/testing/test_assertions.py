@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 
 import pytest
 from sqlalchemy import text
@@ -164,9 +163,10 @@ async def test_blocks():
             await engine.connect()
     with pytest.raises(AssertionError, match="2 connections were out at one time, 1 are allowed"), max_concurrent(1):
         await asyncio.gather(hold(engine, 0.01), hold(engine, 0.01))
+    held = []
     with pytest.raises(KeyError), no_leaks():  # an error goes first
-        raise KeyError([await engine.connect()])
-    gc.collect()
+        await hold_and_fail(engine, held)
+    await held[0].close()
 
 
 def test_blocks_without_a_loop():
@@ -182,6 +182,12 @@ def test_blocks_without_a_loop():
         loop.run_until_complete(asyncio.sleep(0.01))
     assert task.done()
     loop.close()
+
+
+async def hold_and_fail(engine, held):
+    """Fail with a connection in hand."""
+    held.append(await engine.connect())
+    raise KeyError
 
 
 async def drop(engine):
