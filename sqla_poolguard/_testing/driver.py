@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["FakeConnection", "FakeDriver", "Gate"]
 
 _URL: Final = "postgresql+asyncpg://fake@fake/fake"
-_STEPS: Final = ("connect", "ping", "execute", "rollback", "close")
 
 
 class Gate(enum.Enum):
@@ -36,6 +35,25 @@ class Gate(enum.Enum):
     """It waits until `FakeDriver.let` is called, or its task is cancelled."""
 
 
+class _Step:
+    """A gate of a driver, which can be set to its value too."""
+
+    def __set_name__(self, _: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, driver: FakeDriver, _: type | None = None) -> Gate:
+        gate: Gate = driver.__dict__[self._name]
+        return gate
+
+    def __set__(self, driver: FakeDriver, value: Gate | str) -> None:
+        try:
+            driver.__dict__[self._name] = Gate(value)
+        except ValueError:
+            allowed = ", ".join(gate.value for gate in Gate)
+            msg = f"FakeDriver.{self._name}={value!r} is not allowed; allowed: {allowed}"
+            raise ValueError(msg) from None
+
+
 class FakeDriver:
     """
     A driver and its server. It stands for asyncpg, which need not be installed.
@@ -44,11 +62,11 @@ class FakeDriver:
     Statements find nothing, whatever they say.
     """
 
-    connect: Gate
-    ping: Gate
-    execute: Gate
-    rollback: Gate
-    close: Gate
+    connect: _Step = _Step()
+    ping: _Step = _Step()
+    execute: _Step = _Step()
+    rollback: _Step = _Step()
+    close: _Step = _Step()
 
     def __init__(
         self,
@@ -75,8 +93,8 @@ class FakeDriver:
             ValueError: a gate is none.
         """
         self.delay = delay
-        self.connect, self.ping, self.execute = connect, ping, execute  # type: ignore[assignment] # read by __setattr__
-        self.rollback, self.close = rollback, close  # type: ignore[assignment]
+        self.connect, self.ping, self.execute = connect, ping, execute
+        self.rollback, self.close = rollback, close
         self.begun: Counter[str] = Counter()
         """How often each step was begun."""
         self.connections: list[FakeConnection] = []
@@ -89,16 +107,6 @@ class FakeDriver:
         """Connections that are open, detached ones not included."""
         self._numbers = itertools.count(1)
         self._held: list[tuple[str, asyncio.Future[None]]] = []
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in _STEPS and not isinstance(value, Gate):
-            try:
-                value = Gate(value)
-            except ValueError:
-                allowed = ", ".join(gate.value for gate in Gate)
-                msg = f"FakeDriver.{name}={value!r} is not allowed; allowed: {allowed}"
-                raise ValueError(msg) from None
-        super().__setattr__(name, value)
 
     def __repr__(self) -> str:
         return f"<FakeDriver {self.opened} opened, {self.open_now} open, {self.connecting} connecting>"
