@@ -57,7 +57,10 @@ class _Follower:
     def look(self) -> None:
         """See what the holder awaits, if it does, and be called when that has come; called after each of its steps."""
         task, record = self._stay.holder, self._stay.record
-        if task is None or record is None:
+        if record is None:
+            return
+        if task is None:
+            self._account.begin(self._stay.now(), (self._stay.site, "nobody: its task has finished"))
             return
         future = getattr(task, "_fut_waiter", None)
         if future is None or not isfuture(future) or future.done():

@@ -79,7 +79,7 @@ def _is_in_background(stay: Stay, earlier: weakref.WeakSet[Task[Any]]) -> bool:
 
 def _is_declared(stay: Stay, policy: Policy) -> bool:
     """Tell whether a hold was declared to be right: by the marker, `allow_hold` or the execution option."""
-    if policy.allow_hold is not None:
+    if policy.allow_hold is not None or stay.declared is not None:
         return True
     holder, fairy = stay.holder, stay.fairy
     if holder is not None and (is_runner(holder) or holder.get_loop().is_running()):
@@ -119,7 +119,7 @@ def _across_awaits(owner: Owner, policy: Policy) -> Iterable[Fault]:
     if most is None or policy.allow_hold is not None:
         return
     for stay in tuple(owner.stays):
-        if stay.account is None or stay.is_fixtures:
+        if stay.account is None or stay.is_fixtures or stay.is_told:
             continue
         for absence in stay.account.absences:
             if absence.seconds > most and not absence.is_declared:

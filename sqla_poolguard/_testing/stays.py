@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 from sqla_poolguard._callsite import site_of, stack_of
+from sqla_poolguard._holds import declared_in
 
 if TYPE_CHECKING:
     import weakref
@@ -52,6 +54,7 @@ class Stay:
     __slots__ = (
         "_clock",
         "account",
+        "declared",
         "elsewhere",
         "ended_at",
         "ending",
@@ -88,6 +91,8 @@ class Stay:
         self.task: weakref.ref[Task[Any]] | None = lease.task
         task = lease.task() if lease.task is not None else None
         self.task_name = task.get_name() if task is not None else None
+        self.declared = declared_in(copy_context())
+        """The reason of the `allow_hold` in which it was checked out, if it was in one."""
         self.granted_at: float = lease.granted_at or 0.0
         self.ended_at: float | None = None
         self.ending: Ending | None = None

@@ -39,10 +39,16 @@ def living_tasks() -> list[Task[Any]]:
     """Give all tasks that have not finished, but those in which a framework runs the tests."""
     found: dict[int, Task[Any]] = {}
     for register in _REGISTERS:
-        known = getattr(tasks, register, ())
-        with contextlib.suppress(RuntimeError):  # another thread makes some
-            found.update((id(task), task) for task in list(known))
+        found.update((id(task), task) for task in _listed(getattr(tasks, register, ())))
     return [task for task in found.values() if not task.done() and not task.get_loop().is_closed() and not is_runner(task)]
+
+
+def _listed(register: Iterable[Task[Any]]) -> list[Task[Any]]:
+    while True:
+        try:
+            return list(register)
+        except RuntimeError:  # another thread has made a task meanwhile
+            continue
 
 
 def mark_left_over(known: weakref.WeakKeyDictionary[Task[Any], Owner], owner: Owner) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 
 import pytest
@@ -75,6 +76,24 @@ def test_every_foreign_await_is_seen(suite):
         assert float(re.search(r"for (0\.\d+) s, 0.02 s are allowed; held", told)[1]) > 0.04
 
 
+@pytest.mark.skipif(importlib.util.find_spec("uvloop") is None, reason="uvloop is not installed")
+def test_in_uvloop(suite):
+    """Likewise in uvloop."""
+    leaks = {name: body for name, (body, _) in LEAKS.items()}
+    source = ENGINES.format(delay=0.001) + "".join(test_of(name, body) for name, body in {**leaks, **INNOCENT}.items())
+    run = suite(
+        source,
+        poolguard_max_foreign_await="0.02",
+        conftest="""
+    @pytest.fixture(scope="session")
+    def event_loop_policy():
+        import uvloop
+        return uvloop.EventLoopPolicy()
+    """,
+    )
+    assert set(run.blamed) == {f"test_{name}" for name in LEAKS}, run.text
+
+
 def test_what_is_no_foreign_await(suite):
     """The database may take as long as it likes, a reset too; so may CPU, short awaits, and what was declared."""
     source = ENGINES.format(delay=0.04) + "".join(test_of(name, body) for name, body in INNOCENT.items())
@@ -117,6 +136,33 @@ def test_a_test_may_await_longer(suite):
     assert set(run.blamed) == {"test_shorter"}, run.text
 
 
+def test_ledger_of_a_leak(suite):
+    """What nobody used is told as such, not as CPU."""
+    lines = []
+    suite(
+        """
+    async def leave(engine):
+        KEPT.append(await engine.connect())
+
+    async def test_it(engine):
+        await asyncio.create_task(leave(engine))
+        await asyncio.sleep(0.05)
+    """,
+        "--poolguard-ledger",
+        conftest=TELL,
+        told=lines,
+    )
+    told = [line for line in lines if isinstance(line, str)]
+    assert told[0] == "test_it.py::test_it"
+    assert re.search(r"held \d+ ms = 0 in database \(0 waits\) \+ \d\d+ awaiting elsewhere \+ \d CPU", told[1]), told
+    assert re.search(r"\d+ ms  nobody: its task has finished at test_it.py:\d+ in leave", told[2])
+
+
+TELL = """
+    def pytest_unconfigure(config):
+        from sqla_poolguard import pytest_plugin
+        KEPT.extend(config.stash[pytest_plugin._DESK].tally.ledger)
+"""
 LEDGER = """
     import time
     from sqlalchemy.ext.asyncio import create_async_engine
@@ -141,7 +187,7 @@ LEDGER = """
 
 
 @pytest.mark.parametrize("driver", ["fake", "asyncpg", "psycopg"])
-def test_ledger(pytester, suite, driver, request):
+def test_ledger(suite, driver, request):
     """Each test's leases are told by what their time went for, by line; also of real PostgreSQL."""
     statement, engine = "SELECT", "FakeDriver(execute='slow', delay=0.05).engine()"
     if driver != "fake":
@@ -151,11 +197,7 @@ def test_ledger(pytester, suite, driver, request):
     suite(
         LEDGER.format(statement=statement, engine=engine),
         "--poolguard-ledger",
-        conftest="""
-    def pytest_unconfigure(config):
-        from sqla_poolguard import pytest_plugin
-        KEPT.extend(config.stash[pytest_plugin._DESK].tally.ledger)
-    """,
+        conftest=TELL,
         told=lines,
     )
     assert lines[0] == "test_it.py::test_it"

@@ -99,6 +99,33 @@ def test_fixtures_may_hold(suite, scope, kind):
     assert [name for name, result in run.results.items() if result != "passed"] == ["test_guilty"]
 
 
+def test_fixtures_of_another_loop(suite):
+    """A session of the session's loop, and tests that each have a loop of their own, with connections of their own from the same engine."""
+    run = suite(
+        FIXTURES.format(fixture="pytest_asyncio.fixture", scope="session")
+        + """
+    async def test_own(engine, session, worker):
+        await slowly(engine, 0.01)
+
+    async def test_again(engine, connection):
+        await slowly(engine, 0.01)
+        await slowly(engine, 0.01)
+
+    async def test_guilty(engine, session):
+        KEPT.append(await engine.connect())
+
+    async def test_drops(engine):
+        await engine.connect()
+
+    async def test_last(engine, connection):
+        await slowly(engine, 0.01)
+    """,
+        asyncio_default_fixture_loop_scope="session",
+        asyncio_default_test_loop_scope="function",
+    )
+    assert set(run.blamed) == {"test_guilty", "test_drops"}, run.text
+
+
 @pytest.mark.parametrize("kind", MARKS)
 @pytest.mark.parametrize("scope", WIDE)
 def test_a_fixture_that_leaks_is_named(suite, scope, kind):

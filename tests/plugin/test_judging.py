@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import pytest
 
 pytestmark = pytest.mark.filterwarnings("ignore:The garbage collector is trying:sqlalchemy.exc.SAWarning")
@@ -252,12 +250,16 @@ def test_a_worker_of_a_wide_fixture_works_for_all(suite):
 
 
 def test_a_hold_may_be_declared_for_a_connection(suite):
-    """An execution option excuses a connection that outlives the task that opened it."""
+    """An execution option, or the block in which it was checked out, excuses a connection that outlives the task that opened it."""
     run = suite(
         """
     async def test_it(engine):
         connection = await engine.connect()
         KEPT.append(await connection.execution_options(poolguard_hold="a leader"))
+
+    async def test_block(engine):
+        with allow_hold("a leader"):
+            KEPT.append(await engine.connect())
 
     async def test_session(engine):
         session = AsyncSession(engine)
@@ -333,7 +335,6 @@ def test_a_test_that_is_cancelled(suite):
     assert set(run.results.values()) == {"passed"}
 
 
-@pytest.mark.skipif(importlib.util.find_spec("pytest_timeout") is None, reason="pytest-timeout is not installed")
 def test_a_test_that_pytest_timeout_ends(suite):
     """It has failed, and what it had out is nobody's fault."""
     run = suite(a_test("await slowly(engine, 60)", "@pytest.mark.timeout(0.3)"), "-o", "timeout_method=signal")
@@ -341,7 +342,6 @@ def test_a_test_that_pytest_timeout_ends(suite):
     assert run.blamed == {}
 
 
-@pytest.mark.skipif(importlib.util.find_spec("pytest_rerunfailures") is None, reason="pytest-rerunfailures is not installed")
 def test_a_test_that_is_run_again(suite):
     """Each run is judged by itself: the second, which is right, passes."""
     run = suite(
