@@ -51,6 +51,9 @@ def judge_end(owner: Owner, policy: Policy, fixtures: Mapping[Any, Owner]) -> li
         policy: what is demanded.
         fixtures: those that live on, and may keep connections.
     """
+    if not owner.stays:
+        owner.has_ended = True
+        return []
     for stay in _out(owner):
         if policy.allow_hold is not None:
             stay.is_told = True

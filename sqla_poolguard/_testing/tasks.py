@@ -39,7 +39,11 @@ def living_tasks() -> list[Task[Any]]:
     """Give all tasks that have not finished, but those in which a framework runs the tests."""
     found: dict[int, Task[Any]] = {}
     for register in _REGISTERS:
-        found.update((id(task), task) for task in _listed(getattr(tasks, register, ())))
+        known = getattr(tasks, register, None)
+        if known:
+            found.update((id(task), task) for task in _listed(known))
+    if not found:
+        return []
     return [task for task in found.values() if not task.done() and not task.get_loop().is_closed() and not is_runner(task)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -55,6 +56,7 @@ class ConnectionWatch:
         """What was out when the most was."""
         self._late: list[str] = []
         self._apps = 0
+        self._pools: weakref.WeakSet[GuardedPool] = weakref.WeakSet()
 
     def __enter__(self) -> Self:
         self._witness.enter()
@@ -85,12 +87,12 @@ class ConnectionWatch:
         """
         if engine is not None:
             return snapshot(engine)
-        pools = {id(pool): pool for pool in self._witness.pools()}
+        pools = list(self._pools)
         if len(pools) != 1:
-            named = ", ".join(sorted(repr(pool.name) for pool in pools.values())) or "none"
+            named = ", ".join(sorted(repr(pool.name) for pool in pools)) or "none"
             msg = f"snapshot() without an engine wants one pool that was used; used were: {named} of {len(ledgers())}"
             raise ValueError(msg)
-        return next(iter(pools.values())).snapshot()
+        return pools[0].snapshot()
 
     async def settle(self, seconds: float = 1.0) -> None:
         """
@@ -178,6 +180,8 @@ class ConnectionWatch:
             raise AssertionError(msg)
 
     def _granted(self, stay: Stay) -> None:
+        if stay.record is not None:
+            self._pools.add(stay.record.guarded)
         request = _request.get()
         if request is not None:
             request.stays.append(stay)

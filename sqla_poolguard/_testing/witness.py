@@ -50,7 +50,6 @@ class Witness:
         self.owner = owner
         self._by_lineage = by_lineage
         self._is_kept = is_kept
-        self._pools: weakref.WeakSet[GuardedPool] = weakref.WeakSet()
         self.fixture: str | None = None
         """The fixture that is being set up."""
         self.left_over: weakref.WeakKeyDictionary[Task[Any], Owner] = weakref.WeakKeyDictionary()
@@ -73,10 +72,6 @@ class Witness:
                 _unwrap()
         self.out.clear()
 
-    def pools(self) -> list[GuardedPool]:
-        """Give the pools that were used, as far as they live."""
-        return list(self._pools)
-
     def now_out(self) -> list[Stay]:
         """Give what is out at this moment, the oldest first."""
         while True:
@@ -95,7 +90,6 @@ class Witness:
             owner = self.owner
         stay = self.out[record] = Stay(record, place, owner, self.fixture)
         owner.stays[stay] = None
-        self._pools.add(record.guarded)
         for tell in self.on_grant:
             tell(stay)
 

@@ -209,7 +209,7 @@ def test_where_calls_stand(pytester, where):
             poolguard_max_hold = 0.5
             """
         )
-    assert pytester.runpytest_inprocess(*options).ret == 0
+    assert pytester.runpytest_inprocess("-o", "asyncio_default_fixture_loop_scope=function", *options).ret == 0
 
 
 @pytest.mark.parametrize(
