@@ -1,0 +1,238 @@
+"""Calls that must not be made while a connection is held: they raise where they are made, mocked or not."""
+
+from __future__ import annotations
+
+import sys
+import types
+
+import httpx  # noqa: F401 - so that no run inside imports it anew
+import pytest
+
+MODULES = """
+    import types
+    import unittest.mock
+    import httpx, time
+
+    calls = types.ModuleType("app_calls")
+
+    class Client:
+        async def complete(self, prompt):
+            return prompt.upper()
+
+        def ask(self, prompt):
+            return prompt.upper()
+
+    async def plain():
+        return 1
+
+    calls.Client, calls.plain = Client, plain
+    sys.modules["app_calls"] = calls
+
+    def answer(request):
+        return httpx.Response(200, text="mocked")
+
+    @pytest.fixture
+    async def client():
+        async with httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://pay") as client:
+            yield client
+
+    @pytest.fixture
+    def mocked(monkeypatch):
+        mock = unittest.mock.AsyncMock(return_value="mocked")
+        monkeypatch.setattr(httpx.AsyncClient, "post", mock)
+        monkeypatch.setattr(Client, "complete", mock)
+        return mock
+"""
+GUILTY = {
+    "httpx": "await client.get('/')  # HERE",
+    "httpx_send": "await client.send(client.build_request('GET', '/'))  # HERE",
+    "httpx_stream": "async with client.stream('GET', '/'): pass  # HERE",
+    "mock": "assert await client.post('/') == 'mocked'  # HERE",
+    "mocked_client": "await Client().complete('x')  # HERE",
+    "own_sync": "Client().ask('x')  # HERE",
+    "own_function": "await calls.plain()  # HERE",
+    "sleep": "await asyncio.sleep(0.001)  # HERE",
+    "time_sleep": "time.sleep(0.001)  # HERE",
+    "gathered": "await asyncio.gather(*(asyncio.sleep(0.001) for _ in range(2)))",
+    "child": "async def child(): await client.get('/')  # HERE\nawait asyncio.create_task(child())",
+    "grandchild": "async def child(): await client.get('/')  # HERE\nasync def parent(): await asyncio.gather(child())\nawait asyncio.wait_for(parent(), 1)",
+    "group": "async def child(): await client.get('/')  # HERE\nasync with asyncio.TaskGroup() as group: group.create_task(child())",
+    "swallowed": "with contextlib.suppress(Exception): await client.get('/')  # HERE",
+    "sync_httpx": "httpx.Client(transport=httpx.MockTransport(answer)).get('http://pay/')  # HERE",
+}
+INNOCENT = {
+    "nothing": "pass",
+    "yields": "await asyncio.sleep(0)",
+    "declared": "with allow_hold('a saga'): await client.get('/')",
+    "another_task": "tasks.append(asyncio.create_task(client.get('/')))\nawait connection.execute(SELECT)",
+    "own_application": "async with httpx.AsyncClient(transport=httpx.ASGITransport(application), base_url='http://own') as own: await own.get('/')",
+    "another_thread": "await asyncio.to_thread(time.sleep, 0.001)",
+}
+
+
+def a_test(name, body):
+    """Write a test that does something while it has a connection."""
+    lines = "\n            ".join(body.splitlines())
+    return f"""
+    async def test_{name}(engine, client, mocked):
+        await client.get("/")
+        await asyncio.sleep(0.001)
+        tasks = []
+        async with engine.connect() as connection:
+            await connection.execute(SELECT)
+            {lines}
+        await asyncio.gather(*tasks)
+        await client.get("/")
+"""
+
+
+CALLS = "\n    usual\n    app_calls:Client.complete\n    app_calls:Client.ask\n    app_calls:plain"
+APPLICATION = """
+    async def application(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+"""
+
+
+@pytest.fixture(autouse=True)
+def _app_calls(monkeypatch):
+    """Let there be the module that the suites define, before their options are read."""
+    monkeypatch.setitem(sys.modules, "app_calls", types.ModuleType("app_calls"))
+
+
+def test_every_forbidden_call_is_seen(suite):
+    """The call raises at its line, through mocks and in child tasks; one whose error is swallowed fails the test all the same."""
+    source = MODULES + "".join(a_test(name, body) for name, body in GUILTY.items())
+    run = suite(source, poolguard_forbidden_calls=CALLS)
+    assert {name for name, result in run.results.items() if result != "failed"} == set(), run.text
+    for name, body in GUILTY.items():
+        told = run.told[f"test_{name}"]
+        assert "while a connection is held: pool " in told or name == "swallowed", told
+        assert "# HERE" not in body or "# HERE" in told or name == "swallowed", told
+    assert set(run.blamed) == {"test_swallowed"}
+    assert "connection held in a forbidden call" in run.blamed["test_swallowed"]
+    assert "httpx:AsyncClient.get at test_it.py:" in run.blamed["test_swallowed"]
+
+
+def test_what_is_no_forbidden_call(suite):
+    """Without a connection, in others' tasks, within the process, or declared, calls are right; so are those of the libraries."""
+    source = MODULES + APPLICATION + "".join(a_test(name, body) for name, body in INNOCENT.items())
+    source += """
+    @pytest.mark.poolguard(allow_hold="a saga")
+    async def test_allowed(engine, client):
+        async with engine.connect():
+            await client.get("/")
+
+    @pytest.fixture
+    async def connection(engine):
+        async with engine.connect() as connection:
+            await connection.execute(SELECT)
+            yield connection
+
+    async def test_fixture(connection, client):
+        await client.get("/")
+
+    async def test_slow_database(client):
+        engine = FakeDriver(execute="slow", delay=0.001).engine()
+        async with engine.connect() as connection:
+            await connection.execute(SELECT)
+"""
+    run = suite(source, poolguard_forbidden_calls=CALLS)
+    assert set(run.results.values()) == {"passed"}, run.text
+
+
+def test_everything_is_as_before(suite):
+    """Afterwards every function is its own again, also where a test has mocked it itself; a mock can be asked what it was called with."""
+    run = suite(
+        MODULES
+        + """
+    SEND = vars(httpx.AsyncClient)["send"]
+    SLEEP, COMPLETE = time.sleep, vars(Client)["complete"]
+
+    async def test_mock(engine, client, mocked):
+        assert await client.post("/", json={}) == "mocked"
+        httpx.AsyncClient.post.assert_awaited_once_with("/", json={})
+        httpx.AsyncClient.post.return_value = "other"
+        assert await client.post("/") == "other"
+
+    async def test_mocks_itself(engine, monkeypatch):
+        monkeypatch.setattr(httpx.AsyncClient, "send", None)
+        monkeypatch.setattr(time, "sleep", None)
+        del Client.complete
+        Client.complete = COMPLETE
+
+    @pytest.fixture
+    def restored():
+        assert vars(httpx.AsyncClient)["send"] is SEND
+        assert (time.sleep, vars(Client)["complete"]) == (SLEEP, COMPLETE)
+
+    def test_after(restored):
+        assert vars(httpx.AsyncClient)["send"] is not SEND
+        assert httpx.AsyncClient.send.__name__ == "send"
+    """,
+        poolguard_forbidden_calls=CALLS,
+    )
+    assert set(run.results.values()) == {"passed"}, run.text
+
+
+def test_warn_does_not_raise(suite):
+    """With `poolguard = warn` the call is made, and a warning tells."""
+    run = suite(
+        MODULES + a_test("it", "assert (await client.get('/')).text == 'mocked'"),
+        poolguard="warn",
+        poolguard_forbidden_calls="usual",
+    )
+    assert run.results == {"test_it": "passed"}, run.text
+    ((name, text),) = run.warnings
+    assert (name, text.partition(":")[0], "times" in text) == ("test_it", "connection held in a forbidden call", False)
+
+
+@pytest.mark.parametrize("where", ["pyproject", "command line"])
+def test_where_calls_stand(pytester, where):
+    """They are a list in pyproject.toml, and have commas on the command line."""
+    pytester.makepyfile(
+        """
+        def test_it(pytestconfig):
+            from sqla_poolguard import pytest_plugin
+            policy = pytestconfig.stash[pytest_plugin._DESK].policy
+            assert policy.forbidden_calls == ("usual", "httpx:get")
+            assert policy.max_hold == 0.5
+        """
+    )
+    options = ["--poolguard-forbidden-calls=usual,httpx:get", "--poolguard-max-hold=0.5"]
+    if where == "pyproject":
+        options = []
+        pytester.makepyprojecttoml(
+            """
+            [tool.pytest.ini_options]
+            poolguard_forbidden_calls = ["usual", "httpx:get"]
+            poolguard_max_hold = 0.5
+            """
+        )
+    assert pytester.runpytest_inprocess("-o", "asyncio_default_fixture_loop_scope=function", *options).ret == 0
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ("httpx.get", "'httpx.get' is not allowed; allowed: usual, or module:name, such as app.llm:Client.complete"),
+        ("no_such_module:get", "'no_such_module:get' is not allowed: there is no module 'no_such_module'"),
+    ],
+)
+def test_a_call_that_is_none(pytester, call, message):
+    """It is an error before any test, which names the option and the value."""
+    pytester.makepyfile("def test_it(): pass")
+    pytester.makeini(f"[pytest]\npoolguard_forbidden_calls =\n    usual\n    {call}\n")
+    done = pytester.runpytest_inprocess()
+    assert done.ret == pytest.ExitCode.USAGE_ERROR
+    done.stderr.fnmatch_lines([f"ERROR: poolguard_forbidden_calls: {message}*"])
+
+
+def test_a_call_that_its_module_has_not(suite):
+    """It is an error of the first test, since the module may be imported only then."""
+    run = suite("async def test_it(engine): pass", poolguard_forbidden_calls="httpx:AsyncClient.fetch")
+    assert run.results == {"test_it": "error"}
+    assert (
+        "poolguard_forbidden_calls: 'httpx:AsyncClient.fetch' is not allowed: module 'httpx' has no 'AsyncClient.fetch'"
+        in run.text
+    )
