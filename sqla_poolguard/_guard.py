@@ -196,24 +196,17 @@ def _span(option: str, value: object) -> float:
     return seconds
 
 
-def _count(option: str, value: object) -> int | None:
-    allowed = "None or a whole number, 0 or more"
-    number = _number(option, value, allowed)
-    if number is None:
-        return None
-    if number < 0 or not number.is_integer():
-        raise _refuse(option, value, allowed)
-    return int(number)
+def _count(least: int) -> Callable[[str, object], object]:
+    def check(option: str, value: object) -> int | None:
+        allowed = f"None or a whole number, {least} or more"
+        number = _number(option, value, allowed)
+        if number is None:
+            return None
+        if number < least or not number.is_integer():
+            raise _refuse(option, value, allowed)
+        return int(number)
 
-
-def _some(option: str, value: object) -> int | None:
-    allowed = "None or a whole number, 1 or more"
-    number = _number(option, value, allowed)
-    if number is None:
-        return None
-    if number < 1 or not number.is_integer():
-        raise _refuse(option, value, allowed)
-    return int(number)
+    return check
 
 
 def _choice(*allowed: str) -> Callable[[str, object], object]:
@@ -266,9 +259,9 @@ _CHECKS: Final[dict[str, Callable[[str, object], object]]] = {
     "statement_text": _switch,
     "fail_fast": _fail_fast,
     "max_wait": _seconds,
-    "max_waiting": _count,
+    "max_waiting": _count(0),
     "breaker": _switch,
-    "connect_limit": _some,
+    "connect_limit": _count(1),
     "overflow_linger": _span,
     "ping_after": _seconds,
     "capture": _choice("site", "stack", "off"),

@@ -107,20 +107,15 @@ class Slots(Generic[R]):
 
     def reserve(self) -> Connect | None:
         """Take a free slot, to open a connection in; None if there is none, or if nobody may connect now."""
-        with self._lock:
-            if self.taken >= self.limit:
-                return None
-            connect = self.breaker.begin(self._clock())
-            if connect is not None:
-                self.taken += 1
-            return connect
+        return self._take_slot(self.breaker.begin)
 
     def reserve_for_probe(self) -> Connect | None:
         """Take a free slot for the breaker's probe; None if there is none, or if no probe is due."""
+        return self._take_slot(self.breaker.begin_probe)
+
+    def _take_slot(self, begin: Callable[[float], Connect | None]) -> Connect | None:
         with self._lock:
-            if self.taken >= self.limit:
-                return None
-            connect = self.breaker.begin_probe(self._clock())
+            connect = begin(self._clock()) if self.taken < self.limit else None
             if connect is not None:
                 self.taken += 1
             return connect

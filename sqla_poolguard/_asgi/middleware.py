@@ -17,6 +17,7 @@ from sqla_poolguard._urgency import deadline
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
+    from sqla_poolguard._asgi.reply import Reply
     from sqla_poolguard._asgi.saturation import Saturation
     from sqla_poolguard._asgi.words import App, Message, Receive, Scope, Send
 
@@ -127,41 +128,44 @@ class PoolGuardMiddleware:
 
 
 async def _refuse(scope: Scope, send: Send, error: Exception, *, begun: bool) -> bool:
+    """Answer 503; False if the error is of another kind, or an answer has begun."""
+    reply = _reply(scope, error, too_late=begun)
+    if reply is not None:
+        with contextlib.suppress(OSError):  # the client has gone, and the server says so
+            await answer(scope, send, reply.status, reply.headers, reply.body)
+    return reply is not None
+
+
+async def _refuse_socket(scope: Scope, send: Send, error: Exception, told: str) -> bool:
+    """Refuse a WebSocket, or close it; False if the error is of another kind, or the socket is closed. `told` is its last message."""
+    reply = _reply(
+        scope, error, too_late=told not in {"", "websocket.accept", "websocket.send"}
+    )  # it is over, or was refused already
+    if reply is not None:
+        with contextlib.suppress(OSError):
+            if not told and "websocket.http.response" in (scope.get("extensions") or {}):
+                await answer(scope, send, reply.status, reply.headers, reply.body)
+            else:
+                await send({"type": "websocket.close", "code": TRY_AGAIN_LATER, "reason": CLOSE_REASON})
+    return reply is not None
+
+
+def _reply(scope: Scope, error: Exception, *, too_late: bool) -> Reply | None:
     """
-    Answer 503; False if the error is of another kind, or an answer has begun.
+    Make the answer, and note it; None if the error is of another kind, or it is too late.
 
     A function, not a part of who catches the error: that one's frame is in the traceback, and a name for the error in it
     would be a cycle, which only the garbage collector ends; under overload, thousands of them a second.
     """
     found = saturation_in(error)
     if found is None:
-        return False
-    if begun:
+        return None
+    if too_late:
         _too_late(scope, found)
-        return False
+        return None
     reply = reply_to(found)
     journal.note(found)
-    with contextlib.suppress(OSError):  # the client has gone, and the server says so
-        await answer(scope, send, reply.status, reply.headers, reply.body)
-    return True
-
-
-async def _refuse_socket(scope: Scope, send: Send, error: Exception, told: str) -> bool:
-    """Refuse a WebSocket, or close it; False if the error is of another kind, or the socket is closed. `told` is its last message."""
-    found = saturation_in(error)
-    if found is None:
-        return False
-    if told not in {"", "websocket.accept", "websocket.send"}:  # it is over, or was refused already
-        _too_late(scope, found)
-        return False
-    reply = reply_to(found)
-    journal.note(found)
-    with contextlib.suppress(OSError):
-        if not told and "websocket.http.response" in (scope.get("extensions") or {}):
-            await answer(scope, send, reply.status, reply.headers, reply.body)
-        else:
-            await send({"type": "websocket.close", "code": TRY_AGAIN_LATER, "reason": CLOSE_REASON})
-    return True
+    return reply
 
 
 def _too_late(scope: Scope, error: Saturation) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from doubles.database import Kind, Outage
+from doubles.virtual import until
 
 sys.path.append(str(Path(__file__).parents[2]))
 
@@ -127,7 +128,7 @@ async def test_who_leaves_is_not_waited_for():
     assert (await asking.get("/")).status == 503
     assert len(lines) == 2
     lines[-1].transport.abort()
-    await asyncio.sleep(0.05)
+    await until(lambda: asking._idle[-1].is_closed)
     assert (await asking.get("/")).body == b"busy"
     assert len(lines) == 3
     asking.close()
