@@ -35,7 +35,7 @@ def read_calls(option: str, value: object) -> tuple[str, ...]:
     Read the names of calls: "usual", or `module:name` of a function or a method.
 
     Raises:
-        ValueError: one is neither, or there is no such module.
+        ValueError: one is neither. Whether there is such a module is not known yet: pytest may still add to the path.
     """
     lines = value.replace(",", "\n").splitlines() if isinstance(value, str) else list(value)  # type: ignore[call-overload]
     calls = tuple(line.strip() for line in lines if line.strip())
@@ -44,10 +44,6 @@ def read_calls(option: str, value: object) -> tuple[str, ...]:
             continue
         if not _CALL.fullmatch(call):
             msg = f"{option}: {call!r} is not allowed; allowed: usual, or module:name, such as app.llm:Client.complete"
-            raise ValueError(msg)
-        package = call.partition(":")[0].partition(".")[0]
-        if package not in sys.modules and importlib.util.find_spec(package) is None:
-            msg = f"{option}: {call!r} is not allowed: there is no module {package!r}; allowed: usual, or module:name"
             raise ValueError(msg)
     return calls
 
@@ -62,11 +58,15 @@ def target_of(call: str) -> tuple[Any, str] | None:
     Find what has the function as an attribute, and its name there; None if its module is not imported.
 
     Raises:
-        ValueError: the module has no such function. Of those that are usual, versions differ: then None.
+        ValueError: there is no such module, or it has no such function. Of those that are usual, versions differ: then None.
     """
     module, _, path = call.partition(":")
     owner: Any = sys.modules.get(module)
     if owner is None:
+        package = module.partition(".")[0]
+        if call not in USUAL and package not in sys.modules and importlib.util.find_spec(package) is None:
+            msg = f"poolguard_forbidden_calls: {call!r} is not allowed: there is no module {package!r}; allowed: usual, or module:name"
+            raise ValueError(msg)
         return None
     *outer, name = path.split(".")
     for part in outer:

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqla_poolguard import _probe
 from sqla_poolguard._awaits import chain_of
-from sqla_poolguard._callsite import is_internal
+from sqla_poolguard._callsite import is_application, is_internal
 from sqla_poolguard._facts import Site, shorten
 from sqla_poolguard._holds import declared_in
 from sqla_poolguard._sight import joined_deeply
 from sqla_poolguard._testing.calls import expand, target_of
+from sqla_poolguard._testing.replacing import around_replacements
 
 if TYPE_CHECKING:
     from asyncio import Task
@@ -27,8 +28,10 @@ if TYPE_CHECKING:
 
 __all__ = ["ForbiddenCallError", "ForbiddenCalls"]
 
-_UNBLAMED: Final = frozenset({"asyncio", "anyio", "asyncpg", "psycopg", "aiosqlite", "aiomysql", "asyncmy"})
-"""Packages whose own calls are theirs to make."""
+_DRIVERS: Final = frozenset({"asyncpg", "psycopg", "aiosqlite", "aiomysql", "asyncmy"})
+"""Packages whose calls are the database's affair."""
+_RUNNERS: Final = frozenset({"asyncio", "anyio"})
+"""Packages that run tasks: nobody further out has called."""
 _IN_PROCESS: Final = frozenset({"ASGITransport", "WSGITransport", "_TestClientTransport"})
 """Transports of HTTP clients that call an application in this process."""
 
@@ -38,7 +41,7 @@ class ForbiddenCallError(AssertionError):
 
 
 class ForbiddenCalls:
-    """Stands before some functions during a test; wherever they are mocked by then, before the mocks."""
+    """Stands before some functions during a test; where they are mocked, before the mocks."""
 
     def __init__(self, calls: Iterable[str], held: Callable[[], Iterable[Stay]], tell: Callable[[Stay, Site, str], bool]) -> None:
         """
@@ -53,6 +56,7 @@ class ForbiddenCalls:
         self._held = held
         self._tell = tell
         self._placed: list[tuple[Any, str, _Watched, bool]] = []
+        self._end_stepping: Callable[[], None] | None = None
 
     def verify(self) -> None:
         """
@@ -65,7 +69,19 @@ class ForbiddenCalls:
             target_of(call)
 
     def enter(self) -> None:
-        """Stand before every function whose module is imported by now."""
+        """Stand before every function whose module is imported by now, and before every mock that is put in its place later."""
+        if self._calls:
+            self._stand()
+            self._end_stepping = around_replacements(self._step_aside, self._stand)
+
+    def leave(self) -> None:
+        """Leave."""
+        if self._end_stepping is not None:
+            self._end_stepping()
+            self._end_stepping = None
+            self._step_aside()
+
+    def _stand(self) -> None:
         for call in self._calls:
             found = None
             with suppress(ValueError):
@@ -74,24 +90,20 @@ class ForbiddenCalls:
                 continue
             owner, name = found
             inner = inspect.getattr_static(owner, name)
-            if isinstance(inner, _Watched):  # a mock was taken away from before it
-                inner = inner._inner
-            watched = _Watched(inner, partial(self._check, call), call.partition(":")[0].partition(".")[0])
-            self._placed.append((owner, name, watched, name in vars(owner)))
-            setattr(owner, name, watched)
+            if not isinstance(
+                inner, _Watched
+            ):  # else somebody has assigned it himself, or a run of pytest inside of this one looks on
+                watched = _Watched(inner, partial(self._check, call), call.partition(":")[0].partition(".")[0])
+                self._placed.append((owner, name, watched, name in vars(owner)))
+                setattr(owner, name, watched)
 
-    def leave(self) -> None:
-        """Leave, where nobody has put something else in our place."""
-        for owner, name, watched, was_own in reversed(self._placed):
-            if vars(owner).get(name) is watched:
-                if was_own:
-                    setattr(owner, name, watched._inner)
-                else:
-                    delattr(owner, name)
-
-    def forget(self) -> None:
-        """Leave for good: also where a mock that came after us has gone since."""
-        self.leave()
+    def _step_aside(self) -> None:
+        for owner, name, watched, was_own in self._placed:
+            now = vars(owner).get(name)
+            if now is watched and not was_own:
+                delattr(owner, name)
+            elif isinstance(now, _Watched):
+                setattr(owner, name, now._inner)
         self._placed.clear()
 
     def _check(self, call: str, at: Site | None, arguments: tuple[Any, ...]) -> None:
@@ -168,12 +180,33 @@ def _has(stay: Stay, task: Task[Any]) -> bool:
 
 
 def _calling_line(own: str) -> Site | None:
-    """Give the line that makes the call, the first that is not in this file; None if the call is a library's own affair."""
+    """
+    Give the line of the application that makes a call, be it through libraries.
+
+    Args:
+        own: the package of what is called, which may call itself.
+
+    Returns:
+        None if it is the database's affair, or part of a call that is looked at already.
+    """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename == __file__:
         frame = frame.f_back
-    if frame is None or is_internal(frame.f_code.co_filename):
-        return None
-    if str(frame.f_globals.get("__name__", "")).partition(".")[0] in {own, *_UNBLAMED}:
-        return None
+    library: FrameType | None = None
+    while frame is not None:
+        file = frame.f_code.co_filename
+        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        if is_application(file):
+            return _site_of(frame)
+        if is_internal(file) or package in _DRIVERS:
+            return None
+        if package in _RUNNERS:
+            break
+        if library is None and package != own:
+            library = frame
+        frame = frame.f_back
+    return _site_of(library) if library is not None else None
+
+
+def _site_of(frame: FrameType) -> Site:
     return Site(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_qualname)

@@ -157,7 +157,6 @@ class Proctor:
 
     def _end(self, item: pytest.Item) -> None:
         owner = self.owner
-        self._forbidden.forget()
         self._faults += judge_end(owner, self.policy, self._fixtures)
         for fixture in self._over:
             self._faults += judge_end(fixture, self.policy._replace(max_hold=None), self._fixtures)

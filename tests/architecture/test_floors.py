@@ -102,6 +102,7 @@ FLOORS = {
     "_testing.keeping": DOORS,
     "_testing.policy": DOORS,
     "_testing.proctor": DOORS,
+    "_testing.replacing": DOORS,
     "_testing.stays": DOORS,
     "_testing.tally": DOORS,
     "_testing.tasks": DOORS,

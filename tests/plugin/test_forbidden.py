@@ -57,6 +57,12 @@ GUILTY = {
     "child": "async def child(): await client.get('/')  # HERE\nawait asyncio.create_task(child())",
     "grandchild": "async def child(): await client.get('/')  # HERE\nasync def parent(): await asyncio.gather(child())\nawait asyncio.wait_for(parent(), 1)",
     "group": "async def child(): await client.get('/')  # HERE\nasync with asyncio.TaskGroup() as group: group.create_task(child())",
+    "patched": "with unittest.mock.patch('httpx.AsyncClient.get'): await client.get('/')  # HERE",
+    "patched_client": "with unittest.mock.patch.object(Client, 'complete'): await Client().complete('x')  # HERE",
+    "autospec": "with unittest.mock.patch.object(httpx.AsyncClient, 'get', autospec=True): await client.get('/')  # HERE",
+    "started": "patch = unittest.mock.patch('httpx.AsyncClient.get')\npatch.start()\ntry: await client.get('/')  # HERE\nfinally: patch.stop()",
+    "monkeypatched": "monkeypatch.setattr('httpx.AsyncClient.get', unittest.mock.AsyncMock())\nawait client.get('/')  # HERE",
+    "patched_function": "with unittest.mock.patch('app_calls.plain'): await calls.plain()  # HERE",
     "swallowed": "with contextlib.suppress(Exception): await client.get('/')  # HERE",
     "sync_httpx": "httpx.Client(transport=httpx.MockTransport(answer)).get('http://pay/')  # HERE",
 }
@@ -74,7 +80,7 @@ def a_test(name, body):
     """Write a test that does something while it has a connection."""
     lines = "\n            ".join(body.splitlines())
     return f"""
-    async def test_{name}(engine, client, mocked):
+    async def test_{name}(engine, client, mocked, monkeypatch):
         await client.get("/")
         await asyncio.sleep(0.001)
         tasks = []
@@ -103,7 +109,14 @@ def _app_calls(monkeypatch):
 def test_every_forbidden_call_is_seen(suite):
     """The call raises at its line, through mocks and in child tasks; one whose error is swallowed fails the test all the same."""
     source = MODULES + "".join(a_test(name, body) for name, body in GUILTY.items())
+    source += """
+    @unittest.mock.patch("httpx.AsyncClient.get")
+    async def test_decorated(get, engine, client):
+        async with engine.connect():
+            await client.get("/")  # HERE
+"""
     run = suite(source, poolguard_forbidden_calls=CALLS)
+    assert "# HERE" in run.told["test_decorated"], run.text
     assert {name for name, result in run.results.items() if result != "failed"} == set(), run.text
     for name, body in GUILTY.items():
         told = run.told[f"test_{name}"]
@@ -154,6 +167,21 @@ def test_everything_is_as_before(suite):
         httpx.AsyncClient.post.assert_awaited_once_with("/", json={})
         httpx.AsyncClient.post.return_value = "other"
         assert await client.post("/") == "other"
+
+    async def test_patches(engine, client):
+        with unittest.mock.patch("httpx.AsyncClient.get", autospec=True) as get:
+            await client.get("/")
+            get.assert_awaited_once_with(client, "/")
+            with unittest.mock.patch.object(httpx.AsyncClient, "get", return_value="inner") as inner:
+                assert await client.get("/") == "inner"
+            assert isinstance(inner, unittest.mock.AsyncMock)
+            get.assert_awaited_once()
+        assert (await client.get("/")).text == "mocked"
+
+    @unittest.mock.patch("httpx.AsyncClient.get")
+    async def test_decorated(get, engine, client):
+        await client.get("/")
+        get.assert_awaited_once_with("/")
 
     async def test_mocks_itself(engine, monkeypatch):
         monkeypatch.setattr(httpx.AsyncClient, "send", None)
@@ -212,27 +240,101 @@ def test_where_calls_stand(pytester, where):
     assert pytester.runpytest_inprocess("-o", "asyncio_default_fixture_loop_scope=function", *options).ret == 0
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        ("httpx.get", "'httpx.get' is not allowed; allowed: usual, or module:name, such as app.llm:Client.complete"),
-        ("no_such_module:get", "'no_such_module:get' is not allowed: there is no module 'no_such_module'"),
-    ],
-)
-def test_a_call_that_is_none(pytester, call, message):
+def test_a_call_that_is_none(pytester):
     """It is an error before any test, which names the option and the value."""
     pytester.makepyfile("def test_it(): pass")
-    pytester.makeini(f"[pytest]\npoolguard_forbidden_calls =\n    usual\n    {call}\n")
+    pytester.makeini("[pytest]\npoolguard_forbidden_calls =\n    usual\n    httpx.get\n")
     done = pytester.runpytest_inprocess()
     assert done.ret == pytest.ExitCode.USAGE_ERROR
-    done.stderr.fnmatch_lines([f"ERROR: poolguard_forbidden_calls: {message}*"])
-
-
-def test_a_call_that_its_module_has_not(suite):
-    """It is an error of the first test, since the module may be imported only then."""
-    run = suite("async def test_it(engine): pass", poolguard_forbidden_calls="httpx:AsyncClient.fetch")
-    assert run.results == {"test_it": "error"}
-    assert (
-        "poolguard_forbidden_calls: 'httpx:AsyncClient.fetch' is not allowed: module 'httpx' has no 'AsyncClient.fetch'"
-        in run.text
+    done.stderr.fnmatch_lines(
+        [
+            "ERROR: poolguard_forbidden_calls: 'httpx.get' is not allowed; allowed: usual, or module:name, such as app.llm:Client.complete"
+        ]
     )
+
+
+@pytest.mark.parametrize(
+    ("call", "why"),
+    [
+        ("httpx:AsyncClient.fetch", "module 'httpx' has no 'AsyncClient.fetch'"),
+        ("no_such_module:get", "there is no module 'no_such_module'; allowed: usual, or module:name"),
+    ],
+)
+def test_a_call_that_is_nowhere(suite, call, why):
+    """It is an error of the test, since the module may be imported, and the path be set, only then."""
+    run = suite("async def test_it(engine): pass", poolguard_forbidden_calls=call)
+    assert run.results == {"test_it": "error"}
+    assert f"poolguard_forbidden_calls: {call!r} is not allowed: {why}" in run.text
+
+
+def test_application_calls_itself(suite, pytester):
+    """A call is seen that one module of an application makes to another, also where only pytest's `pythonpath` leads to them."""
+    shop = pytester.path / "src" / "shop"
+    shop.mkdir(parents=True)
+    (shop / "llm.py").write_text("async def complete(prompt):\n    return prompt\n")
+    (shop / "orders.py").write_text("from shop import llm\n\nasync def summary():\n    return await llm.complete('x')\n")
+    source = """
+    from shop.orders import summary
+
+    async def test_guilty(engine):
+        async with engine.connect():
+            await summary()
+
+    async def test_innocent(engine):
+        await summary()
+    """
+    run = suite(source, poolguard_forbidden_calls="shop.llm:complete", pythonpath="src")
+    assert run.results == {"test_guilty": "failed", "test_innocent": "passed"}, run.text
+    assert "shop.llm:complete called at shop/orders.py:4 while a connection is held" in run.text
+
+
+def test_library_that_calls(suite, pytester):
+    """A call that a library makes for the application is told of the application's line; one that it makes in a task of its own, of its own."""
+    site = pytester.path / "lib" / "site-packages"
+    site.mkdir(parents=True)
+    (site / "vendor.py").write_text(
+        "import asyncio, time\n\n\nasync def ask():\n    time.sleep(0.001)\n\n\nasync def ask_beside():\n    await asyncio.create_task(ask())\n"
+    )
+    source = """
+    import vendor
+
+    async def test_for_the_application(engine):
+        async with engine.connect():
+            await vendor.ask()  # HERE
+
+    async def test_beside(engine):
+        async with engine.connect():
+            await vendor.ask_beside()
+    """
+    run = suite(source, poolguard_forbidden_calls="time:sleep", pythonpath="lib/site-packages")
+    assert set(run.results.values()) == {"failed"}, run.text
+    assert "time:sleep called at test_it.py:" in run.told["test_for_the_application"]
+    assert "time:sleep called at vendor.py:5 " in run.told["test_beside"]
+
+
+LIBRARIES = {
+    "aiohttp": "async with aiohttp.ClientSession() as session:\n    await session.get(NOBODY)  # HERE",
+    "requests": "requests.get(NOBODY)  # HERE",
+    "openai_chat": "await openai.AsyncOpenAI(**KEY).chat.completions.create(model='x', messages=[])  # HERE",
+    "openai_responses": "await openai.AsyncOpenAI(**KEY).responses.create(model='x', input='x')  # HERE",
+    "openai_embeddings": "await openai.AsyncOpenAI(**KEY).embeddings.create(model='x', input='x')  # HERE",
+    "openai_sync": "openai.OpenAI(**KEY).chat.completions.create(model='x', messages=[])  # HERE",
+    "pytest_mock": "mocker.patch('requests.get', wraps=requests.get)\nrequests.get(NOBODY)  # HERE",
+}
+
+
+def test_libraries_that_are_known(suite, pytester):
+    """What "usual" stands for is really called: nothing gets as far as the network, and the application's line is told."""
+    source = """
+    import aiohttp, openai, requests
+
+    NOBODY = "http://127.0.0.1:9"
+    KEY = {"api_key": "x", "base_url": NOBODY, "max_retries": 0}
+    """
+    source += "".join(a_test(name, body).replace("monkeypatch):", "mocker):") for name, body in LIBRARIES.items())
+    run = suite(MODULES + source, poolguard_forbidden_calls="usual")
+    assert {name for name, result in run.results.items() if result != "failed"} == set(), run.text
+    written = (pytester.path / "test_it.py").read_text().splitlines()
+    guilty = [number for number, line in enumerate(written, 1) if "# HERE" in line]
+    for name, line in zip(LIBRARIES, guilty, strict=True):
+        assert f" called at test_it.py:{line} while a connection is held" in run.told[f"test_{name}"], run.told[f"test_{name}"]

@@ -1,0 +1,54 @@
+"""Steps aside while a test puts something in the place of something else: by `unittest.mock` (pytest-mock too), or by pytest's `monkeypatch`."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any, Final
+from unittest import mock
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["around_replacements"]
+
+_DOORS: Final = (
+    (mock._patch, "__enter__"),
+    (mock._patch, "__exit__"),
+    (pytest.MonkeyPatch, "setattr"),
+    (pytest.MonkeyPatch, "delattr"),
+    (pytest.MonkeyPatch, "undo"),
+)
+
+
+def around_replacements(before: Callable[[], None], after: Callable[[], None]) -> Callable[[], None]:
+    """
+    Call `before` and `after` around each replacement, and around its end, from now on.
+
+    Returns:
+        Ends that.
+    """
+    ends = [_around(owner, name, before, after) for owner, name in _DOORS]
+
+    def end() -> None:
+        for each in ends:
+            each()
+
+    return end
+
+
+def _around(owner: type[Any], name: str, before: Callable[[], None], after: Callable[[], None]) -> Callable[[], None]:
+    inner = vars(owner)[name]
+
+    @functools.wraps(inner)
+    def replace(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        before()
+        try:
+            return inner(*args, **kwargs)
+        finally:
+            after()
+
+    setattr(owner, name, replace)
+    return functools.partial(setattr, owner, name, inner)
