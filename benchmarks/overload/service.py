@@ -17,6 +17,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
 
+from benchmarks.overload.stalls import Stalls
 from sqla_poolguard import Guard, GuardedPool, priority
 from sqla_poolguard.asgi import PoolGuardMiddleware
 
@@ -49,6 +50,7 @@ class Service:
         """When it was told that it gets none; its client may have left."""
         self.connects: list[float] = []
         """When connects were begun."""
+        self.stalls: Stalls | None = None
         event.listen(self.engine.sync_engine, "do_connect", self._connects)
 
     def _connects(self, *_: object) -> None:
@@ -79,10 +81,13 @@ class Service:
         return PlainTextResponse("done")
 
     async def seen(self, _: Request) -> JSONResponse:
-        """Tell what was seen."""
-        seen = JSONResponse({"granted": self.granted, "refused": self.refused, "connects": self.connects})
-        for facts in (self.granted, self.refused, self.connects):
-            facts.clear()
+        """Tell what was seen, since it was asked last."""
+        self.stalls = self.stalls or Stalls()
+        facts = {"granted": self.granted, "refused": self.refused, "connects": self.connects}
+        seen = JSONResponse({**facts, "stalled": self.stalls.longest})
+        self.stalls.forget()
+        for each in facts.values():
+            each.clear()  # type: ignore[attr-defined] # dicts and a list
         return seen
 
 

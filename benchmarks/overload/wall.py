@@ -20,6 +20,7 @@ from doubles.world import LEVELS, World
 
 from benchmarks.overload.asking import Answer, Asking
 from benchmarks.overload.fault import Proxy
+from benchmarks.overload.stalls import Stalls
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -98,6 +99,9 @@ class Bench:
     postgres: EmbeddedPostgres
     proxy: Proxy
     asking: Asking
+    stalls: Stalls
+    stood_still: list[tuple[float, float]] = dataclasses.field(default_factory=list)
+    """Of each scene, the longest time in which the clients' loop did not run, and the service's, in seconds."""
 
     async def play(self, scene: Scene, seed: int, *happens: tuple[float, Callable[[], Awaitable[None]]]) -> Outcome:
         """Play a scene; at each of those seconds, something happens."""
@@ -108,10 +112,12 @@ class Bench:
             await happening()
 
         events = [asyncio.create_task(happen(*event)) for event in happens]
+        self.stalls.forget()
         world = WallWorld(scene, self.asking, seed)
         outcome = await world.run()
         await asyncio.gather(*events)
         seen = await self._seen()
+        self.stood_still.append((self.stalls.longest, seen["stalled"]))
         outcome.connects = seen["connects"]
         for fact in ("granted", "refused"):
             for name, at in seen[fact].items():
@@ -175,10 +181,11 @@ async def bench(pool: Pool, postgres: EmbeddedPostgres, *, fails: bool) -> Async
         port = free.getsockname()[1]
     command = ("-m", "benchmarks.overload.service", pool, dsn, "--port", str(port), "--connections", str(CONNECTIONS))
     process = await asyncio.create_subprocess_exec(sys.executable, *command, cwd=Path(__file__).parents[2])
-    asking = Asking(port)
+    asking, stalls = Asking(port), Stalls()
     try:
-        yield Bench(postgres, proxy, asking)
+        yield Bench(postgres, proxy, asking, stalls)
     finally:
+        stalls.stop()
         asking.close()
         process.kill()
         await process.wait()

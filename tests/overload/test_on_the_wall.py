@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import math
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ sys.path.append(str(Path(__file__).parents[2]))
 from benchmarks.overload.asking import Asking
 from benchmarks.overload.experiments import Figure, changing, fall, shown, steady
 from benchmarks.overload.fault import Proxy
+from benchmarks.overload.stalls import Stalls
 from benchmarks.overload.wall import CONNECTIONS, bench, refused_share, worked
 from sqla_poolguard._cli.embedded import EmbeddedPostgres
 
@@ -144,3 +146,16 @@ def test_figures():
     assert not Figure("a", math.nan, 1.1, at_least=True).is_met
     assert [Figure("a", 1, 1.1).demanded, Figure("a", 1, 0.95, at_least=True).demanded] == ["<= 1.1", ">= 0.95"]
     assert [shown(figure) for figure in (math.nan, math.inf, 0.12345)] == ["none", "never", "0.123"]
+
+
+async def test_stalls():
+    """A loop that did not run is seen, once it does again, and forgotten when that is told."""
+    stalls = Stalls()
+    await asyncio.sleep(0.05)
+    stalls.forget()
+    time.sleep(0.2)  # noqa: ASYNC251 - this is what is to be seen
+    await asyncio.sleep(0.03)
+    assert 0.18 < stalls.longest < 2
+    stalls.forget()
+    assert stalls.longest == 0
+    stalls.stop()
