@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 from unittest import mock
-
-import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["around_replacements"]
-
-_DOORS: Final = (
-    (mock._patch, "__enter__"),
-    (mock._patch, "__exit__"),
-    (pytest.MonkeyPatch, "setattr"),
-    (pytest.MonkeyPatch, "delattr"),
-    (pytest.MonkeyPatch, "undo"),
-)
 
 
 def around_replacements(before: Callable[[], None], after: Callable[[], None]) -> Callable[[], None]:
@@ -29,7 +19,11 @@ def around_replacements(before: Callable[[], None], after: Callable[[], None]) -
     Returns:
         Ends that.
     """
-    ends = [_around(owner, name, before, after) for owner, name in _DOORS]
+    import pytest  # noqa: PLC0415 - `sqla_poolguard.testing` is for those too who have none
+
+    doors: list[tuple[type[Any], str]] = [(mock._patch, name) for name in ("__enter__", "__exit__")]
+    doors += [(pytest.MonkeyPatch, name) for name in ("setattr", "delattr", "undo")]
+    ends = [_around(owner, name, before, after) for owner, name in doors]
 
     def end() -> None:
         for each in ends:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 
 import pytest
 from sqlalchemy import text
@@ -214,3 +216,10 @@ def test_the_doors_are_left_as_they_were():
     assert (len(outer.leases), len(inner.leases)) == (2, 1)
     assert vars(_pool.GuardedPool)["connect"] is connect
     assert vars(_pool.GuardedPool)["_do_return_conn"] is back
+
+
+def test_without_pytest():
+    """Nothing of it needs pytest."""
+    code = "import sys; sys.modules['pytest'] = None; import sqla_poolguard.testing as t; print(*t.__all__)"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
+    assert "no_leaks" in done.stdout, done.stderr
