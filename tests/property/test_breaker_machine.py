@@ -56,7 +56,7 @@ class BreakerMachine(RuleBasedStateMachine):
 
     def long(self):
         """After how many seconds a connect takes too long."""
-        return max(3 * self.breaker.usual, self.patience * (1 if self.known else 4))
+        return max(3 * self.breaker.usual, self.patience * (1 if self.known else 3))
 
     @rule(seconds=st.sampled_from([0.0, 0.001, 0.05, 0.3, 2.0, 31.0]), jitter=st.sampled_from([0.0, 0.5, 0.999]))
     def pass_time(self, seconds, jitter):
