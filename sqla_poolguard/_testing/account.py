@@ -33,7 +33,7 @@ class Absence:
 class Account:
     """The books of one lease. All times are in seconds."""
 
-    __slots__ = ("_lines", "_open", "in_database", "operations")
+    __slots__ = ("_is_closed", "_lines", "_open", "in_database", "operations")
 
     def __init__(self) -> None:
         self.in_database = 0.0
@@ -43,6 +43,7 @@ class Account:
         self._lines: dict[_Line, list[float]] = {}
         """Line to [seconds, of these declared]."""
         self._open: tuple[float, _Line | None, bool] | None = None
+        self._is_closed = False
 
     @property
     def elsewhere(self) -> float:
@@ -64,7 +65,8 @@ class Account:
             line: where, and for what; None: for the database.
             is_declared: whether the hold was declared to be right.
         """
-        self._open = (now, line, is_declared)
+        if not self._is_closed:
+            self._open = (now, line, is_declared)
 
     def end(self, now: float, *, was_used: bool = False) -> None:
         """
@@ -85,6 +87,11 @@ class Account:
             figures = self._lines.setdefault(line, [0.0, 0.0])
             figures[0] += seconds
             figures[1] += seconds if is_declared else 0.0
+
+    def close(self, now: float) -> None:
+        """Count no more from now on, on the pool's clock."""
+        self.end(now)
+        self._is_closed = True
 
     def describe(self, held: float) -> str:
         """

@@ -1,4 +1,4 @@
-"""The assertions as context managers, for unittest and for use outside of tests; each is for `with` and for `async with`."""
+"""The assertions as context managers, for unittest and for use outside of tests; `no_leaks` for `async with` too."""
 
 from __future__ import annotations
 

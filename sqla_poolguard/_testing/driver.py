@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import itertools
+from asyncio import sleep
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -168,7 +169,7 @@ class FakeDriver:
         self.begun[step] += 1
         gate: Gate = getattr(self, step)
         if gate is Gate.SLOW:
-            await asyncio.sleep(self.delay)
+            await sleep(self.delay)
         elif gate is Gate.NEVER:
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._held.append((step, future))
@@ -258,7 +259,7 @@ class FakeCursor:
         """Pass the gate; if that is open, let the others run for one turn."""
         if self._driver.execute is Gate.OK:
             self._driver.begun["execute"] += 1
-            await_only(asyncio.sleep(0))
+            await_only(sleep(0))
         else:
             await_only(self._driver.through("execute"))
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import sys
 from asyncio import current_task
-from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
+from unittest import mock
 
 from sqla_poolguard import _probe
 from sqla_poolguard._awaits import chain_of
@@ -16,8 +17,10 @@ from sqla_poolguard._callsite import is_application, is_internal
 from sqla_poolguard._facts import Site, shorten
 from sqla_poolguard._holds import declared_in
 from sqla_poolguard._sight import joined_deeply
+from sqla_poolguard._testing import guarding, replacing
 from sqla_poolguard._testing.calls import expand, target_of
-from sqla_poolguard._testing.replacing import around_replacements
+from sqla_poolguard._testing.guarding import check_guardable, guarded, is_instance, put, take
+from sqla_poolguard._testing.replacing import is_mock, mocks_of, when_mocks_are_called, while_replacing
 
 if TYPE_CHECKING:
     from asyncio import Task
@@ -28,6 +31,12 @@ if TYPE_CHECKING:
 
 __all__ = ["ForbiddenCallError", "ForbiddenCalls"]
 
+_log: Final = logging.getLogger("sqla_poolguard")
+
+_OF_MOCKS: Final = frozenset({replacing.__file__, mock.__file__})
+"""Files through which a mock answers."""
+_BETWEEN: Final = frozenset({__file__, guarding.__file__, *_OF_MOCKS})
+"""Files that stand between a call and what is called."""
 _DRIVERS: Final = frozenset({"asyncpg", "psycopg", "aiosqlite", "aiomysql", "asyncmy"})
 """Packages whose calls are the database's affair."""
 _RUNNERS: Final = frozenset({"asyncio", "anyio"})
@@ -41,7 +50,7 @@ class ForbiddenCallError(AssertionError):
 
 
 class ForbiddenCalls:
-    """Stands before some functions during a test; where they are mocked, before the mocks."""
+    """Stands before some functions during a test, and where they are mocked, behind the mocks."""
 
     def __init__(self, calls: Iterable[str], held: Callable[[], Iterable[Stay]], tell: Callable[[Stay, Site, str], bool]) -> None:
         """
@@ -55,63 +64,109 @@ class ForbiddenCalls:
         self._calls = expand(calls)
         self._held = held
         self._tell = tell
-        self._placed: list[tuple[Any, str, _Watched, bool]] = []
-        self._end_stepping: Callable[[], None] | None = None
+        self._is_on = False
+        self._modules = 0
+        """How many modules were imported when it last looked for functions."""
+        self._guards: dict[tuple[int, str], tuple[Any, Any]] = {}
+        """By owner and name: the function, and what stands before it."""
+        self._placed: list[tuple[Any, str, bool]] = []
+        """Where that stands now: owner, name, and whether the function was the owner's own."""
+        self._mocks: dict[int, tuple[Any, str]] = {}
+        """Mocks of these functions, and what they stand for."""
+        self._ends: list[Callable[[], None]] = []
 
     def verify(self) -> None:
         """
         See whether there are such functions, as far as their modules are imported by now.
 
         Raises:
-            ValueError: there is no such one.
+            ValueError: there is no such one, or it is none.
         """
         for call in self._calls:
-            target_of(call)
+            found = target_of(call)
+            if found is not None and not any(is_mock(each) for each in (found[0], getattr(*found))):
+                check_guardable(call, *found)
 
     def enter(self) -> None:
-        """Stand before every function whose module is imported by now, and before every mock that is put in its place later."""
+        """Stand before every function whose module is imported by now, and know every mock that takes its place later."""
         if self._calls:
+            self._is_on = True
             self._stand()
-            self._end_stepping = around_replacements(self._step_aside, self._stand)
+            self._ends = [while_replacing(self._step_aside, self._stand), when_mocks_are_called(self._look)]
+
+    def look_again(self) -> None:
+        """Stand before the functions of modules that were imported since."""
+        if self._is_on and len(sys.modules) != self._modules:
+            self._step_aside()
+            self._stand()
 
     def leave(self) -> None:
         """Leave."""
-        if self._end_stepping is not None:
-            self._end_stepping()
-            self._end_stepping = None
-            self._step_aside()
+        while self._ends:
+            self._ends.pop()()
+        self._step_aside()
+        self._is_on = False
+        self._guards.clear()
 
     def _stand(self) -> None:
+        self._modules = len(sys.modules)
         for call in self._calls:
-            found = None
-            with suppress(ValueError):
-                found = target_of(call)
-            if found is None:
-                continue
-            owner, name = found
-            inner = inspect.getattr_static(owner, name)
-            if not isinstance(
-                inner, _Watched
-            ):  # else somebody has assigned it himself, or a run of pytest inside of this one looks on
-                watched = _Watched(inner, partial(self._check, call), call.partition(":")[0].partition(".")[0])
-                self._placed.append((owner, name, watched, name in vars(owner)))
-                setattr(owner, name, watched)
+            try:
+                self._stand_before(call)
+            except Exception as error:  # noqa: BLE001 - it is called in the midst of others' code
+                _log.debug("%s is not watched in this test: %s", call, error)
+
+    def _stand_before(self, call: str) -> None:
+        found = target_of(call)
+        if found is None:
+            return
+        owner, name = found
+        if is_mock(owner):
+            self._expect(call, mocks_of(owner, name))
+            return
+        own = vars(owner)
+        inner = getattr(owner, name) if is_instance(owner) else inspect.getattr_static(owner, name)
+        if is_mock(inner):
+            self._expect(call, mocks_of(inner))
+            return
+        check_guardable(call, owner, name)
+        known, guard = self._guards.get((id(owner), name), (None, None))
+        if known is not inner and not (is_instance(owner) and known == inner):
+            guard = guarded(inner, partial(self._look_at, call, owner), lambda: self._is_on)
+            self._guards[id(owner), name] = inner, guard
+        self._placed.append((owner, name, name in own))
+        put(owner, name, guard)
+
+    def _expect(self, call: str, mocks: Iterable[Any]) -> None:
+        for each in mocks:
+            self._mocks[id(each)] = each, call
 
     def _step_aside(self) -> None:
-        for owner, name, watched, was_own in self._placed:
-            now = vars(owner).get(name)
-            if now is watched and not was_own:
-                delattr(owner, name)
-            elif isinstance(now, _Watched):
-                setattr(owner, name, now._inner)
+        for owner, name, was_own in self._placed:
+            inner, guard = self._guards[id(owner), name]
+            if vars(owner).get(name) is guard:  # else somebody has assigned something himself
+                if was_own:
+                    put(owner, name, inner)
+                else:
+                    take(owner, name)
         self._placed.clear()
+        self._mocks.clear()
 
-    def _check(self, call: str, at: Site | None, arguments: tuple[Any, ...]) -> None:
+    def _look(self, called: Any, arguments: tuple[Any, ...]) -> Callable[[], None] | None:
+        known, call = self._mocks.get(id(called), (None, ""))
+        return self._look_at(call, None, arguments) if known is called else None
+
+    def _look_at(self, call: str, owner: Any, arguments: tuple[Any, ...]) -> Callable[[], None]:
+        """Look who calls, and give the check, for the task in which the function will run."""
+        client = owner if is_instance(owner) else arguments[0] if arguments else None
+        return partial(self._check, call, _calling_line(call.partition(":")[0].partition(".")[0]), client, arguments)
+
+    def _check(self, call: str, at: Site | None, client: Any, arguments: tuple[Any, ...]) -> None:
         """Raise if the running task has an idle connection, and has no excuse; `at` is the line that calls, None if that is a library's."""
         __tracebackhide__ = True
         if at is None or (call == "asyncio:sleep" and arguments and arguments[0] == 0):
             return
-        if arguments and type(getattr(arguments[0], "_transport", None)).__name__ in _IN_PROCESS:
+        if _calls_in_process(client):
             return
         try:
             task = current_task()
@@ -130,44 +185,6 @@ class ForbiddenCalls:
             raise ForbiddenCallError(msg)
 
 
-class _Watched:
-    """Stands before a function, a method or a mock, and is otherwise what that is."""
-
-    __slots__ = ("_check", "_first", "_inner", "_package")
-
-    def __init__(self, inner: Any, check: Callable[[Site | None, tuple[Any, ...]], None], package: str, *first: Any) -> None:
-        object.__setattr__(self, "_inner", inner)
-        object.__setattr__(self, "_check", check)
-        object.__setattr__(self, "_package", package)
-        object.__setattr__(self, "_first", first)
-
-    def __get__(self, instance: Any, owner: Any = None) -> Any:
-        if not hasattr(type(self._inner), "__get__"):  # a mock: it does not bind
-            return self
-        first = () if instance is None else (instance,)
-        return _Watched(self._inner.__get__(instance, owner), self._check, self._package, *first)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        __tracebackhide__ = True
-        at = _calling_line(self._package)
-        if inspect.iscoroutinefunction(self._inner):
-            return self._call_later(at, args, kwargs)
-        self._check(at, self._first + args)
-        return self._inner(*args, **kwargs)
-
-    async def _call_later(self, at: Site | None, args: Any, kwargs: Any) -> Any:
-        """Check in the task that awaits it, which may be a child of the one that has called."""
-        __tracebackhide__ = True
-        self._check(at, self._first + args)
-        return await self._inner(*args, **kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    def __setattr__(self, name: str, value: object) -> None:
-        setattr(self._inner, name, value)
-
-
 def _has(stay: Stay, task: Task[Any]) -> bool:
     """Tell whether a task has an idle connection, or does something for the one that has it."""
     holder, record = stay.holder, stay.record
@@ -179,6 +196,13 @@ def _has(stay: Stay, task: Task[Any]) -> bool:
     return holder is task or any(other is task for other in joined_deeply(chain_of(holder)))
 
 
+def _calls_in_process(client: Any) -> bool:
+    """Tell whether an HTTP client calls an application in this process, for some addresses at least."""
+    mounts = getattr(client, "_mounts", None)
+    transports = [getattr(client, "_transport", None), *(mounts.values() if isinstance(mounts, dict) else ())]
+    return any(base.__name__ in _IN_PROCESS for transport in transports for base in type(transport).__mro__)
+
+
 def _calling_line(own: str) -> Site | None:
     """
     Give the line of the application that makes a call, be it through libraries.
@@ -187,10 +211,10 @@ def _calling_line(own: str) -> Site | None:
         own: the package of what is called, which may call itself.
 
     Returns:
-        None if it is the database's affair, or part of a call that is looked at already.
+        None if it is the database's affair, or part of a call that was looked at already.
     """
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename == __file__:
+    while frame is not None and frame.f_code.co_filename in _BETWEEN:
         frame = frame.f_back
     library: FrameType | None = None
     while frame is not None:
@@ -198,12 +222,13 @@ def _calling_line(own: str) -> Site | None:
         package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
         if is_application(file):
             return _site_of(frame)
-        if is_internal(file) or package in _DRIVERS:
-            return None
-        if package in _RUNNERS:
-            break
-        if library is None and package != own:
-            library = frame
+        if file not in _OF_MOCKS:
+            if is_internal(file) or package in _DRIVERS:
+                return None
+            if package in _RUNNERS:
+                break
+            if library is None and package != own:
+                library = frame
         frame = frame.f_back
     return _site_of(library) if library is not None else None
 

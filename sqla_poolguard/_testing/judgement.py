@@ -24,12 +24,14 @@ if TYPE_CHECKING:
     from sqla_poolguard._testing.policy import Policy
     from sqla_poolguard._testing.stays import Owner, Stay
 
-__all__ = ["accuse", "judge_end", "judge_tasks"]
+__all__ = ["accuse", "judge_end", "suspect_tasks"]
 
 
-def judge_tasks(owner: Owner, policy: Policy, earlier: weakref.WeakSet[Task[Any]]) -> list[Fault]:
+def suspect_tasks(owner: Owner, policy: Policy, earlier: weakref.WeakSet[Task[Any]]) -> None:
     """
-    Judge what tasks of the test hold when its code has ended, before its fixtures end: with its loop they will be gone.
+    Look at what tasks of the test hold when its code has ended, before its fixtures do: with its loop they will be gone.
+
+    A fixture may still end them; `judge_end` sees who has.
 
     Args:
         owner: the test.
@@ -39,7 +41,9 @@ def judge_tasks(owner: Owner, policy: Policy, earlier: weakref.WeakSet[Task[Any]
     held = [stay for stay in tuple(owner.stays) if _is_in_background(stay, earlier) and not _is_declared(stay, policy)]
     if held:
         quiesce(held, policy.quiesce)
-    return [_held_by_task(stay) for stay in held if stay.is_out and stay.holder is not None]
+    for stay in held:
+        if stay.is_out and stay.holder is not None:
+            stay.suspicion = _held_by_task(stay)
 
 
 def judge_end(owner: Owner, policy: Policy, fixtures: Mapping[Any, Owner]) -> list[Fault]:
@@ -55,6 +59,8 @@ def judge_end(owner: Owner, policy: Policy, fixtures: Mapping[Any, Owner]) -> li
         owner.has_ended = True
         return []
     for stay in _out(owner):
+        if stay.suspicion is not None:
+            continue
         if policy.allow_hold is not None:
             stay.is_told = True
         elif (keeper := keeper_of(stay, fixtures)) is not None:
@@ -63,12 +69,18 @@ def judge_end(owner: Owner, policy: Policy, fixtures: Mapping[Any, Owner]) -> li
             keeper.stays[stay] = None
         elif _is_declared(stay, policy):
             stay.is_told = True
-    if out := _out(owner):
+    if out := [stay for stay in _out(owner) if stay.suspicion is None]:
         quiesce(out, policy.quiesce)
     if _out(owner):
         gc.collect()
     owner.has_ended = True
-    return [*(accuse(stay) for stay in _out(owner)), *_lost(owner), *_across_awaits(owner, policy), *_overdue(owner, policy)]
+    return [
+        *_suspected(owner),
+        *(accuse(stay) for stay in _out(owner)),
+        *_lost(owner),
+        *_across_awaits(owner, policy),
+        *_overdue(owner, policy),
+    ]
 
 
 def _out(owner: Owner) -> list[Stay]:
@@ -92,9 +104,15 @@ def _is_declared(stay: Stay, policy: Policy) -> bool:
     return fairy is not None and bool(option_of(holder, fairy, keepers([fairy]).get(id(fairy))))
 
 
+def _suspected(owner: Owner) -> Iterable[Fault]:
+    for stay in tuple(owner.stays):
+        if stay.suspicion is not None and not stay.is_told and (stay.is_out or stay.is_cut_off):
+            stay.is_told = True
+            yield stay.suspicion
+
+
 def _held_by_task(stay: Stay) -> Fault:
     holder = stay.holder
-    stay.is_told = True
     chain = chain_of(holder) if holder is not None else None
     current, awaiting = (chain.site(), chain.awaited()) if chain is not None else (None, None)
     return fault_of(FaultKind.IN_BACKGROUND, stay, current, awaiting)
@@ -104,6 +122,7 @@ def accuse(stay: Stay) -> Fault:
     """Tell what is wrong with a connection that is out and should not be."""
     holder = stay.holder
     if holder is not None and holder is not this_task() and not is_runner(holder) and not holder.get_loop().is_closed():
+        stay.is_told = True
         return _held_by_task(stay)
     stay.is_told = True
     is_over = stay.task is not None and holder is None
@@ -127,7 +146,7 @@ def _across_awaits(owner: Owner, policy: Policy) -> Iterable[Fault]:
         for absence in stay.account.absences:
             if absence.seconds > most and not absence.is_declared:
                 stay.is_told = True
-                detail = f"for {absence.seconds:.3f} s, {most:g} s are allowed; {stay.account.describe(stay.held)}"
+                detail = f"for {absence.seconds:.3f} s, {most:g} s are allowed; {stay.account.describe(stay.charged)}"
                 fault = fault_of(FaultKind.HELD_ACROSS_AWAIT, stay, absence.site, absence.awaiting, detail)
                 yield replace(fault, absent=absence.seconds)
 
@@ -136,7 +155,7 @@ def _overdue(owner: Owner, policy: Policy) -> Iterable[Fault]:
     if policy.max_hold is None or policy.allow_hold is not None:
         return
     for stay in tuple(owner.stays):
-        if not stay.is_fixtures and stay.held > policy.max_hold and not stay.is_told:
+        if not stay.is_fixtures and stay.charged > policy.max_hold and not stay.is_told:
             stay.is_told = True
-            detail = f"{stay.held:.3f} s; poolguard_max_hold is {policy.max_hold:g} s"
+            detail = f"{stay.charged:.3f} s; poolguard_max_hold is {policy.max_hold:g} s"
             yield fault_of(FaultKind.OVERDUE, stay, *stay.wasted_at, detail)

@@ -12,7 +12,7 @@ from sqla_poolguard._facts import Ending
 from sqla_poolguard._testing.faults import LEAKS, FaultKind, describe, fault_of
 from sqla_poolguard._testing.following import follow
 from sqla_poolguard._testing.forbidding import ForbiddenCalls
-from sqla_poolguard._testing.judgement import judge_end, judge_tasks
+from sqla_poolguard._testing.judgement import judge_end, suspect_tasks
 from sqla_poolguard._testing.policy import PoolguardWarning
 from sqla_poolguard._testing.stays import Owner
 from sqla_poolguard._testing.tasks import living_tasks, mark_left_over
@@ -117,7 +117,9 @@ class Proctor:
         finally:
             self._forbidden.leave()
         if self._item is item:
-            self._faults += judge_tasks(self.owner, self.policy, earlier)
+            for stay in tuple(self.owner.stays):
+                stay.stop_counting()
+            suspect_tasks(self.owner, self.policy, earlier)
             self._tell(item, "call")
         return result
 
@@ -184,13 +186,15 @@ class Proctor:
         policy, account = self.policy, stay.account
         return (
             stay.ending in {Ending.LEAKED, Ending.RECLAIMED}
+            or stay.is_cut_off
             or bool(stay.elsewhere)
             or policy.ledger
-            or (policy.max_hold is not None and stay.held > policy.max_hold)
+            or (policy.max_hold is not None and stay.charged > policy.max_hold)
             or (account is not None and account.elsewhere > 0)
         )
 
     def _follow(self, stay: Stay) -> None:
+        self._forbidden.look_again()
         if stay.owner.has_ended:
             self._late.append(stay)
         if self.policy.ledger or (self.policy.is_exact and not stay.is_fixtures):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
+
+from greenlet import getcurrent
 
 from sqla_poolguard._callsite import site_of, stack_of
 from sqla_poolguard._holds import declared_in
@@ -11,13 +14,29 @@ from sqla_poolguard._holds import declared_in
 if TYPE_CHECKING:
     import weakref
     from asyncio import AbstractEventLoop, Task
+    from types import FrameType
 
     from sqla_poolguard._callsite import Place
     from sqla_poolguard._facts import Ending, Site
     from sqla_poolguard._record import GuardedRecord
     from sqla_poolguard._testing.account import Account
+    from sqla_poolguard._testing.faults import Fault
 
 __all__ = ["Owner", "Stay"]
+
+
+def is_loop_ending() -> bool:
+    """Tell whether all tasks of a loop are being cancelled, since that ends."""
+    frame: FrameType | None = sys._getframe(1)
+    inside = getcurrent()
+    while frame is not None:
+        if frame.f_code.co_name == "_cancel_all_tasks":  # of `asyncio.runners`, and of those that have it from there
+            return True
+        frame = frame.f_back
+        if frame is None and inside.parent is not None:
+            inside = inside.parent
+            frame = inside.gr_frame
+    return False
 
 
 class Owner:
@@ -52,6 +71,7 @@ class Stay:
     """One lease, from the checkout to its end. It keeps neither the connection nor the task alive."""
 
     __slots__ = (
+        "_charged",
         "_clock",
         "account",
         "declared",
@@ -61,11 +81,13 @@ class Stay:
         "fixture",
         "granted_at",
         "in_database",
+        "is_cut_off",
         "is_told",
         "owner",
         "place",
         "pool",
         "record",
+        "suspicion",
         "task",
         "task_name",
         "wasted_at",
@@ -106,6 +128,11 @@ class Stay:
         """Whether somebody was blamed for it, or excused."""
         self.account: Account | None = None
         """What its time went for, in exact mode."""
+        self.suspicion: Fault | None = None
+        """What its test is to be told of it, unless a fixture ends the task that has it."""
+        self.is_cut_off = False
+        """Whether it came back only when a suspected task was cancelled with its event loop."""
+        self._charged: float | None = None
         self._clock = record.guarded._clock
 
     def __repr__(self) -> str:
@@ -120,6 +147,18 @@ class Stay:
     def held(self) -> float:
         """Seconds it was out; if it is, until now."""
         return max((self._clock() if self.ended_at is None else self.ended_at) - self.granted_at, 0.0)
+
+    @property
+    def charged(self) -> float:
+        """Seconds it was out in the test itself; what its fixtures take to end does not count."""
+        return self.held if self._charged is None else self._charged
+
+    def stop_counting(self) -> None:
+        """Note that the test's own code has ended."""
+        if self.is_out and self._charged is None:
+            self._charged = self.held
+            if self.account is not None:
+                self.account.close(self._clock())
 
     @property
     def is_fixtures(self) -> bool:
@@ -161,6 +200,7 @@ class Stay:
     def end(self, record: GuardedRecord, ending: Ending) -> None:
         """Note that it has ended; the garbage collector may call, at any instruction."""
         self.ended_at, self.ending, self.record = self._clock(), ending, None
+        self.is_cut_off = self.suspicion is not None and is_loop_ending()
         streak, account = record.lease.streak, self.account
         if account is not None:
             account.end(self.ended_at)

@@ -49,7 +49,7 @@ class Tally:
             if account is not None:
                 if stay.is_out:
                     account.end(stay.now())
-                self.ledger.append(f"    {account.describe(stay.held)}: checked out at {stay.site or 'an unknown line'}")
+                self.ledger.append(f"    {account.describe(stay.charged)}: checked out at {stay.site or 'an unknown line'}")
                 self.ledger += [
                     f"    {absence.seconds * 1000:>8.0f} ms  {absence.awaiting} at {absence.site}" for absence in account.absences
                 ]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from asyncio import tasks
+from asyncio import sleep, tasks
 from asyncio.events import _get_running_loop
+from time import monotonic
+from time import sleep as sleep_in_thread
 from typing import TYPE_CHECKING, Any, Final
 
 from sqla_poolguard._awaits import chain_of, context_of
@@ -97,9 +98,9 @@ def quiesce(stays: Iterable[Stay], seconds: float) -> None:
 
 
 def _wait_for_thread(stays: list[Stay], seconds: float) -> None:
-    until = time.monotonic() + seconds
-    while any(stay.is_out for stay in stays) and time.monotonic() < until:
-        time.sleep(_LONGEST_PAUSE)
+    until = monotonic() + seconds
+    while any(stay.is_out for stay in stays) and monotonic() < until:
+        sleep_in_thread(_LONGEST_PAUSE)
 
 
 async def until_back(stays: list[Stay], seconds: float) -> None:
@@ -111,12 +112,12 @@ async def until_back(stays: list[Stay], seconds: float) -> None:
         seconds: how long, at most.
     """
     own, loop = asyncio.current_task(), asyncio.get_running_loop()
-    until, pause, turns = time.monotonic() + seconds, 0.0, 0
-    while any(stay.is_out for stay in stays) and time.monotonic() < until:
+    until, pause, turns = monotonic() + seconds, 0.0, 0
+    while any(stay.is_out for stay in stays) and monotonic() < until:
         others = [task for task in living_tasks() if task is not own and task.get_loop() is loop]
         turns += 1
         if not others and turns > _TURNS:
             return
-        await asyncio.sleep(pause)
+        await sleep(pause)
         if turns > _TURNS:
             pause = min(pause + 0.001, _LONGEST_PAUSE)

@@ -97,6 +97,7 @@ FLOORS = {
     "_testing.exhaustion": DOORS,
     "_testing.faults": DOORS,
     "_testing.following": DOORS,
+    "_testing.guarding": DOORS,
     "_testing.forbidding": DOORS,
     "_testing.judgement": DOORS,
     "_testing.keeping": DOORS,

@@ -4,6 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["KEPT"]
+__all__ = ["KEPT", "SLOTTED"]
 
 KEPT: list[Any] = []
+
+
+class Slotted:
+    """What nothing can be put into."""
+
+    __slots__ = ()
+
+    def ask(self):
+        """Answer."""
+
+
+SLOTTED = Slotted()

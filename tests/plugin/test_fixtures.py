@@ -153,3 +153,97 @@ def test_a_fixture_that_leaks_is_named(suite, scope, kind):
     assert "in careless" in run.blamed["test_two"]
     assert "in the setup of fixture 'careless'" in run.blamed["test_two"]
     assert "which ended here" in run.blamed["test_two"]
+
+
+ENDS_TASKS = """
+    @pytest.fixture
+    async def spawn():
+        tasks = []
+        yield lambda coroutine: tasks.append(asyncio.create_task(coroutine))
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    @pytest.fixture
+    def forgets():
+        tasks = []
+        yield lambda coroutine: tasks.append(asyncio.create_task(coroutine))
+
+    async def test_ended_by_fixture(engine, spawn):
+        spawn(slowly(engine, 60))
+        await asyncio.sleep(0.01)
+
+    async def test_ended_by_nobody(engine, forgets):
+        forgets(slowly(engine, 60))
+        await asyncio.sleep(0.01)
+
+    async def test_after(engine):
+        await slowly(engine, 0)
+"""
+
+
+def test_fixture_ends_tasks_of_the_test(suite):
+    """A task that a fixture ends with the test may hold until then; one that ends only with the event loop may not."""
+    run = suite(ENDS_TASKS, poolguard_quiesce="0.05")
+    assert run.results == {"test_ended_by_fixture": "passed", "test_ended_by_nobody": "error", "test_after": "passed"}, run.text
+    assert "connection held by a background task at the end" in run.blamed["test_ended_by_nobody"]
+    assert "at test_it.py:22 in slowly" in run.blamed["test_ended_by_nobody"]
+
+
+SLOW_TEARDOWN = """
+    @pytest.fixture
+    async def session(engine):
+        async with AsyncSession(engine) as session:
+            yield session
+
+    @pytest.fixture
+    async def slow(session):
+        yield
+        await asyncio.sleep(0.2)
+
+    async def test_innocent(session, slow):
+        await session.execute(SELECT)
+
+    async def test_guilty(session, slow):
+        await session.execute(SELECT)
+        await asyncio.sleep(0.2)
+"""
+
+
+@pytest.mark.parametrize("option", ["poolguard_max_foreign_await", "poolguard_max_hold"])
+def test_slow_fixture_is_not_the_tests(suite, option):
+    """What fixtures take to end is not held against the test."""
+    run = suite(SLOW_TEARDOWN, **{option: "0.1"})
+    assert run.results == {"test_innocent": "passed", "test_guilty": "error"}, run.text
+
+
+def test_mocks_of_the_test_are_its_own(suite):
+    """Neither the pool's thread nor the time that tasks are given calls what a test has put in the place of `sleep`."""
+    source = """
+    import time, unittest.mock
+
+    @pytest.fixture
+    def no_sleep(monkeypatch):
+        sleep = asyncio.sleep
+        monkeypatch.setattr(asyncio, "sleep", unittest.mock.AsyncMock())
+        return sleep
+
+    async def test_background(engine, no_sleep):
+        async def soon():
+            async with engine.connect() as connection:
+                await connection.execute(SELECT)
+                await no_sleep(0.05)
+        KEPT.append(asyncio.create_task(soon()))
+        await no_sleep(0.01)
+        asyncio.sleep.assert_not_awaited()
+
+    async def test_thread(engine):
+        with unittest.mock.patch("time.sleep") as sleep:
+            async with engine.connect() as connection:
+                await connection.execute(SELECT)
+                time.sleep(3)
+                await asyncio.sleep(0.3)
+        sleep.assert_called_once_with(3)
+    """
+    run = suite(source)
+    assert set(run.results.values()) == {"passed"}, run.text

@@ -25,7 +25,7 @@ MODULES = """
     async def plain():
         return 1
 
-    calls.Client, calls.plain = Client, plain
+    calls.Client, calls.plain, calls.client = Client, plain, Client()
     sys.modules["app_calls"] = calls
 
     def answer(request):
@@ -63,12 +63,18 @@ GUILTY = {
     "started": "patch = unittest.mock.patch('httpx.AsyncClient.get')\npatch.start()\ntry: await client.get('/')  # HERE\nfinally: patch.stop()",
     "monkeypatched": "monkeypatch.setattr('httpx.AsyncClient.get', unittest.mock.AsyncMock())\nawait client.get('/')  # HERE",
     "patched_function": "with unittest.mock.patch('app_calls.plain'): await calls.plain()  # HERE",
+    "class_is_patched": "with unittest.mock.patch('httpx.AsyncClient'):\n    async with httpx.AsyncClient() as other: await other.get('/')  # HERE",
+    "class_has_spec": "with unittest.mock.patch('httpx.Client', autospec=True): httpx.Client().get('/')  # HERE",
+    "instance_is_patched": "with unittest.mock.patch.object(calls, 'client'): calls.client.ask('x')  # HERE",
+    "instance": "calls.client.ask('x')  # HERE",
     "swallowed": "with contextlib.suppress(Exception): await client.get('/')  # HERE",
     "sync_httpx": "httpx.Client(transport=httpx.MockTransport(answer)).get('http://pay/')  # HERE",
 }
 INNOCENT = {
     "nothing": "pass",
     "yields": "await asyncio.sleep(0)",
+    "own_transport": "async with httpx.AsyncClient(transport=Own(application), base_url='http://own') as own: await own.get('/')",
+    "own_mount": "async with httpx.AsyncClient(mounts={'all://': httpx.ASGITransport(application)}, base_url='http://own') as own: await own.get('/')",
     "declared": "with allow_hold('a saga'): await client.get('/')",
     "another_task": "tasks.append(asyncio.create_task(client.get('/')))\nawait connection.execute(SELECT)",
     "own_application": "async with httpx.AsyncClient(transport=httpx.ASGITransport(application), base_url='http://own') as own: await own.get('/')",
@@ -92,8 +98,11 @@ def a_test(name, body):
 """
 
 
-CALLS = "\n    usual\n    app_calls:Client.complete\n    app_calls:Client.ask\n    app_calls:plain"
+CALLS = "\n    usual\n    app_calls:client.ask\n    app_calls:Client.complete\n    app_calls:Client.ask\n    app_calls:plain"
 APPLICATION = """
+    class Own(httpx.ASGITransport):
+        pass
+
     async def application(scope, receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
@@ -183,6 +192,34 @@ def test_everything_is_as_before(suite):
         await client.get("/")
         get.assert_awaited_once_with("/")
 
+    async def test_mock_is_what_it_was(engine, mocked):
+        with unittest.mock.patch("app_calls.plain") as plain:
+            assert calls.plain is plain
+        assert Client.complete is mocked
+
+    async def test_function_is_like_itself(engine):
+        import copy, inspect
+        assert inspect.isfunction(Client.ask) and inspect.iscoroutinefunction(calls.plain) == (sys.version_info >= (3, 12))
+        assert asyncio.iscoroutinefunction(calls.plain)
+        assert str(inspect.signature(Client().ask)) == "(prompt)"
+        one = Client()
+        assert one.ask == one.ask and copy.copy(calls.plain) is calls.plain
+        with pytest.raises(TypeError):
+            unittest.mock.create_autospec(Client, instance=True).ask()
+        assert calls.client.ask("x") == "X"
+
+    async def test_class_is_patched(engine):
+        for name in ("httpx.AsyncClient", "httpx.Client", "app_calls.Client", "app_calls.client"):
+            with unittest.mock.patch(name):
+                pass
+            with unittest.mock.patch(name, autospec=True):
+                pass
+        with unittest.mock.patch.dict(sys.modules, {"httpx": unittest.mock.MagicMock()}), unittest.mock.patch("app_calls.plain"):
+            pass
+        kept.append((time.sleep, SLEEP))
+
+    kept = []
+
     async def test_mocks_itself(engine, monkeypatch):
         monkeypatch.setattr(httpx.AsyncClient, "send", None)
         monkeypatch.setattr(time, "sleep", None)
@@ -193,6 +230,8 @@ def test_everything_is_as_before(suite):
     def restored():
         assert vars(httpx.AsyncClient)["send"] is SEND
         assert (time.sleep, vars(Client)["complete"]) == (SLEEP, COMPLETE)
+        assert "ask" not in vars(calls.client)
+        assert isinstance(httpx.AsyncClient, type) and isinstance(httpx.Client, type)
 
     def test_after(restored):
         assert vars(httpx.AsyncClient)["send"] is not SEND
@@ -257,6 +296,9 @@ def test_a_call_that_is_none(pytester):
     ("call", "why"),
     [
         ("httpx:AsyncClient.fetch", "module 'httpx' has no 'AsyncClient.fetch'"),
+        ("httpx:AsyncClient", "it is a class: name its method; allowed: functions and methods"),
+        ("httpx:__version__", "it is no function, but a str; allowed: functions and methods"),
+        ("doubles.kept:SLOTTED.ask", "Slotted has __slots__; allowed: the class's method"),
         ("no_such_module:get", "there is no module 'no_such_module'; allowed: usual, or module:name"),
     ],
 )
@@ -286,6 +328,19 @@ def test_application_calls_itself(suite, pytester):
     run = suite(source, poolguard_forbidden_calls="shop.llm:complete", pythonpath="src")
     assert run.results == {"test_guilty": "failed", "test_innocent": "passed"}, run.text
     assert "shop.llm:complete called at shop/orders.py:4 while a connection is held" in run.text
+
+
+def test_module_that_is_imported_late(suite, pytester):
+    """Its functions are watched from the next checkout on."""
+    (pytester.path / "late.py").write_text("def ask():\n    pass\n")
+    source = """
+    async def test_late(engine):
+        import late
+        async with engine.connect():
+            late.ask()
+    """
+    run = suite(source, poolguard_forbidden_calls="late:ask", pythonpath=".")
+    assert run.results == {"test_late": "failed"}, run.text
 
 
 def test_library_that_calls(suite, pytester):
