@@ -104,9 +104,10 @@ class Fault:
 
 def fault_of(kind: FaultKind, stay: Stay, current: Site | None = None, awaiting: str | None = None, detail: str = "") -> Fault:
     """Accuse somebody of what happened with a connection."""
-    fixture = stay.fixture or stay.owner.fixture
+    fixture = stay.fixture or (stay.owner.fixture if stay.taken_from is None else None)
     if not detail and stay.owner.fixture is not None:
-        detail = f"it is kept by {stay.owner}, which ended here: the test is not to blame"
+        checked_out = f"checked out in {stay.taken_from}, " if stay.taken_from is not None else ""
+        detail = f"{checked_out}kept by {stay.owner}, which ended here: this test is not to blame"
     return Fault(kind, stay.pool, stay.site, stay.stack, stay.task_name, stay.held, fixture, current, awaiting, detail or None)
 
 

@@ -65,7 +65,7 @@ def judge_end(owner: Owner, policy: Policy, fixtures: Mapping[Any, Owner]) -> li
             stay.is_told = True
         elif (keeper := keeper_of(stay, fixtures)) is not None:
             del owner.stays[stay]
-            stay.owner = keeper
+            stay.owner, stay.taken_from = keeper, owner.name
             keeper.stays[stay] = None
         elif _is_declared(stay, policy):
             stay.is_told = True

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from sqla_poolguard._testing.stays import Owner, Stay
 
-__all__ = ["keeper_of", "roots_of"]
+__all__ = ["keeper_of", "place_of", "roots_of"]
 
 _MOST_REACHED: Final = 100_000
 _CLOSED: Final = (ModuleType, CodeType, BuiltinFunctionType, FrameType, AbstractEventLoop, Future, type)
@@ -46,7 +46,21 @@ def keeper_of(stay: Stay, fixtures: Mapping[Any, Owner]) -> Owner | None:
     fairy = stay.fairy
     if fairy is None:
         return None
-    return next((owner for fixture, owner in fixtures.items() if _leads_to(roots_of(fixture), fairy)), None)
+    return next(
+        (owner for fixture, owner in fixtures.items() if _leads_to([*roots_of(fixture), *_attributes(owner)], fairy)), None
+    )
+
+
+def place_of(fixture: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> Any:
+    """Give the class or the module in which a fixture may put something: `setup_class`, `setup_module`, `request.cls.session = …`."""
+    name = fixture.argname
+    if fixture.scope == "class" and not name.endswith("_scoped_runner"):  # pytest-asyncio's is there for every test
+        return request.cls
+    return request.module if name.startswith("_xunit_setup_module") else None
+
+
+def _attributes(owner: Owner) -> list[Any]:
+    return list(vars(owner.place).values()) if owner.place is not None else []
 
 
 def roots_of(fixture: pytest.FixtureDef[Any]) -> list[Any]:

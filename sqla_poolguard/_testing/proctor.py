@@ -13,6 +13,7 @@ from sqla_poolguard._testing.faults import LEAKS, FaultKind, describe, fault_of
 from sqla_poolguard._testing.following import follow
 from sqla_poolguard._testing.forbidding import ForbiddenCalls
 from sqla_poolguard._testing.judgement import judge_end, suspect_tasks
+from sqla_poolguard._testing.keeping import place_of
 from sqla_poolguard._testing.policy import PoolguardWarning
 from sqla_poolguard._testing.stays import Owner
 from sqla_poolguard._testing.tasks import living_tasks, mark_left_over
@@ -84,7 +85,9 @@ class Proctor:
         return result
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Generator[None, Any, Any]:
+    def pytest_fixture_setup(
+        self, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+    ) -> Generator[None, Any, Any]:
         """Note whose is what a fixture checks out: its own, if it outlives the test."""
         witness = self.witness
         before = witness.owner, witness.fixture
@@ -92,6 +95,7 @@ class Proctor:
             witness.fixture = fixturedef.argname
         else:
             self._fixtures[fixturedef] = witness.owner = Owner(before[0].name, fixturedef.argname, fixturedef.scope)
+            witness.owner.place = place_of(fixturedef, request)
             witness.fixture = None
         try:
             return (yield)

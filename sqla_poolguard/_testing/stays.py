@@ -42,7 +42,7 @@ def is_loop_ending() -> bool:
 class Owner:
     """Whose a connection is: a test's, a fixture's that outlives the test, or the run's."""
 
-    __slots__ = ("fixture", "has_ended", "has_failed", "name", "scope", "stays")
+    __slots__ = ("fixture", "has_ended", "has_failed", "name", "place", "scope", "stays")
 
     def __init__(self, name: str, fixture: str | None = None, scope: str | None = None) -> None:
         """
@@ -56,6 +56,8 @@ class Owner:
         self.name = name
         self.fixture = fixture
         self.scope = scope
+        self.place: Any = None
+        """The class or the module in whose attributes it may keep something, as `setup_class` does."""
         self.stays: dict[Stay, None] = {}
         """Its leases, in the order of the checkouts; of those that have ended well, as many as are asked for."""
         self.has_ended = False
@@ -88,6 +90,7 @@ class Stay:
         "pool",
         "record",
         "suspicion",
+        "taken_from",
         "task",
         "task_name",
         "wasted_at",
@@ -130,6 +133,8 @@ class Stay:
         """What its time went for, in exact mode."""
         self.suspicion: Fault | None = None
         """What its test is to be told of it, unless a fixture ends the task that has it."""
+        self.taken_from: str | None = None
+        """The test that has checked it out, if a fixture turned out to keep it."""
         self.is_cut_off = False
         """Whether it came back only when a suspected task was cancelled with its event loop."""
         self._charged: float | None = None

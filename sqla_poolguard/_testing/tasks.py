@@ -60,16 +60,18 @@ def mark_left_over(known: weakref.WeakKeyDictionary[Task[Any], Owner], owner: Ow
     """
     Note, in the context of every task that is left over, whose it is; the tasks that it begins inherit that.
 
-    A loop that runs in another thread is left alone: its tasks may be running at this moment.
+    In a loop that runs in another thread their contexts are left alone: they may be running at this moment.
 
     Args:
         known: tasks that somebody else has left over before; the new ones are added.
         owner: who has left these.
     """
     for task in living_tasks():
-        if task in known or task.get_loop().is_running():
+        if task in known:
             continue
         known[task] = owner
+        if task.get_loop().is_running():
+            continue
         context = context_of(chain_of(task))
         if context is not None:
             with contextlib.suppress(RuntimeError):  # it is entered

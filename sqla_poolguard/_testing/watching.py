@@ -7,16 +7,18 @@ import weakref
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from sqla_poolguard._callsite import this_task
 from sqla_poolguard._facts import Ending
 from sqla_poolguard._naming import ledgers
 from sqla_poolguard._snapshot import snapshot
 from sqla_poolguard._testing.faults import FaultKind, describe, fault_of
 from sqla_poolguard._testing.judgement import accuse
 from sqla_poolguard._testing.stays import Owner
-from sqla_poolguard._testing.tasks import quiesce, until_back
+from sqla_poolguard._testing.tasks import living_tasks, quiesce, until_back
 from sqla_poolguard._testing.witness import Witness
 
 if TYPE_CHECKING:
+    from asyncio import Task
     from collections.abc import Awaitable, Callable, MutableMapping
 
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -56,9 +58,12 @@ class ConnectionWatch:
         """What was out when the most was."""
         self._late: list[str] = []
         self._apps = 0
+        self._earlier: weakref.WeakSet[Task[Any]] = weakref.WeakSet()
+        """Tasks that were there before: what they check out is not this block's."""
         self._pools: weakref.WeakSet[GuardedPool] = weakref.WeakSet()
 
     def __enter__(self) -> Self:
+        self._earlier = weakref.WeakSet(task for task in living_tasks() if task is not this_task())
         self._witness.enter()
         return self
 
@@ -67,8 +72,8 @@ class ConnectionWatch:
 
     @property
     def leases(self) -> tuple[Stay, ...]:
-        """Every lease since the beginning, those that have ended included, in the order of the checkouts."""
-        return tuple(self._witness.owner.stays)
+        """Every lease since the beginning, those that have ended included, in the order of the checkouts; not those of tasks from before."""
+        return tuple(stay for stay in tuple(self._witness.owner.stays) if not self._is_earlier(stay))
 
     @property
     def most_concurrent(self) -> int:
@@ -186,5 +191,10 @@ class ConnectionWatch:
         if request is not None:
             request.stays.append(stay)
         if len(self._witness.out) > self._most:
-            self._crowd = self._witness.now_out()
-            self._most = max(len(self._crowd), self._most)
+            out = [one for one in self._witness.now_out() if not self._is_earlier(one)]
+            if len(out) > self._most:
+                self._crowd, self._most = out, len(out)
+
+    def _is_earlier(self, stay: Stay) -> bool:
+        task = stay.task() if stay.task is not None else None
+        return task is not None and task in self._earlier

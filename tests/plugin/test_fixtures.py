@@ -247,3 +247,117 @@ def test_mocks_of_the_test_are_its_own(suite):
     """
     run = suite(source)
     assert set(run.results.values()) == {"passed"}, run.text
+
+
+XUNIT = """
+    import threading
+
+    class Client:
+        def call(self, coroutine):
+            return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(5)
+
+        def __init__(self):
+            self.loop, self.engine = asyncio.new_event_loop(), new_engine()
+            self.thread = threading.Thread(target=self.loop.run_forever)
+            self.thread.start()
+            self.go = asyncio.Event()
+            async def begin():
+                self.worker = asyncio.create_task(self.work())
+                await asyncio.sleep(0)
+            self.call(begin())
+
+        async def work(self):
+            await self.go.wait()
+            async with self.engine.connect() as connection:
+                await connection.execute(SELECT)
+                await asyncio.sleep(60)
+
+        async def begin_to_work(self):
+            self.go.set()
+            await asyncio.sleep(0.02)
+
+        def close(self):
+            async def end():
+                self.worker.cancel()
+                await asyncio.gather(self.worker, return_exceptions=True)
+            self.call(end())
+            self.loop.call_soon_threadsafe(self.loop.stop)
+            self.thread.join()
+            self.loop.close()
+
+    def setup_module(module):
+        module.loop = asyncio.new_event_loop()
+        module.session = AsyncSession(new_engine())
+
+    def teardown_module(module):
+        module.loop.run_until_complete(module.session.close())
+        module.loop.close()
+
+    @pytest.fixture(scope="module")
+    def client():
+        client = Client()
+        yield client
+        client.close()
+
+    @pytest.fixture(scope="class")
+    def session_of_class(request):
+        request.cls.own = AsyncSession(new_engine())
+        yield
+        loop.run_until_complete(request.cls.own.close())
+
+    def test_module():
+        loop.run_until_complete(session.execute(SELECT))
+
+    def test_thread(client):
+        client.call(client.begin_to_work())
+
+    def test_after():
+        pass
+
+    class TestClass:
+        @classmethod
+        def setup_class(cls):
+            cls.session = AsyncSession(new_engine())
+
+        @classmethod
+        def teardown_class(cls):
+            loop.run_until_complete(cls.session.close())
+
+        def test_class(self):
+            loop.run_until_complete(self.session.execute(SELECT))
+
+        def test_fixture(self, session_of_class):
+            loop.run_until_complete(self.own.execute(SELECT))
+
+        def test_after(self):
+            pass
+"""
+
+
+def test_what_setup_functions_keep(suite):
+    """What `setup_class`, `setup_module` and `request.cls` keep, and a wide fixture's worker in another thread, is not the test's."""
+    run = suite(XUNIT, poolguard_quiesce="0.05")
+    assert set(run.results.values()) == {"passed"}, run.text
+    assert len(run.results) == 5
+
+
+def test_leak_into_a_wide_fixture(suite):
+    """What a test leaves in a wide fixture's object is told when that ends, of the test that has checked it out."""
+    source = """
+    @pytest.fixture(scope="module")
+    def registry():
+        return []
+
+    async def test_guilty(engine, registry):
+        registry.append(await engine.connect())
+
+    async def test_innocent(engine, registry):
+        await slowly(engine, 0)
+    """
+    run = suite(source)
+    told = run.text
+    assert (
+        "checked out in test_it.py::test_guilty, kept by fixture 'registry' (module scope), which ended here: this test is not"
+        in told
+    )
+    assert "in the setup of" not in told

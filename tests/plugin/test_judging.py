@@ -246,7 +246,7 @@ def test_a_worker_of_a_wide_fixture_works_for_all(suite):
         poolguard_quiesce="0.01",
     )
     assert set(run.blamed) == {"test_three"}, run.text
-    assert "it is kept by fixture 'worker' (module scope), which ended here" in run.blamed["test_three"]
+    assert "kept by fixture 'worker' (module scope), which ended here" in run.blamed["test_three"]
 
 
 def test_a_hold_may_be_declared_for_a_connection(suite):
