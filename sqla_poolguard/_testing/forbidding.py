@@ -200,7 +200,8 @@ def _calls_in_process(client: Any) -> bool:
     """Tell whether an HTTP client calls an application in this process, for some addresses at least."""
     mounts = getattr(client, "_mounts", None)
     transports = [getattr(client, "_transport", None), *(mounts.values() if isinstance(mounts, dict) else ())]
-    return any(base.__name__ in _IN_PROCESS for transport in transports for base in type(transport).__mro__)
+    inner = [value for transport in transports for value in getattr(transport, "__dict__", {}).values()]  # of a wrapper
+    return any(base.__name__ in _IN_PROCESS for transport in (*transports, *inner) for base in type(transport).__mro__)
 
 
 def _calling_line(own: str) -> Site | None:

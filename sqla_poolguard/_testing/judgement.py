@@ -59,13 +59,11 @@ def judge_end(owner: Owner, policy: Policy, fixtures: Mapping[Any, Owner]) -> li
         owner.has_ended = True
         return []
     for stay in _out(owner):
-        if stay.suspicion is not None:
-            continue
         if policy.allow_hold is not None:
             stay.is_told = True
         elif (keeper := keeper_of(stay, fixtures)) is not None:
             del owner.stays[stay]
-            stay.owner, stay.taken_from = keeper, owner.name
+            stay.owner, stay.taken_from, stay.suspicion = keeper, owner.name, None
             keeper.stays[stay] = None
         elif _is_declared(stay, policy):
             stay.is_told = True

@@ -37,17 +37,17 @@ _FOREIGN: Final = frozenset({"_pytest", "pytest", "pluggy", "pytest_asyncio"})
 
 def keeper_of(stay: Stay, fixtures: Mapping[Any, Owner]) -> Owner | None:
     """
-    Find the fixture that keeps a connection, be it by a session that has checked it out when a test first used it.
+    Find the fixture that keeps a connection, be it by a session that has checked it out when a test first used it, or by a task.
 
     Args:
         stay: of the connection.
         fixtures: those that live, by their definition.
     """
-    fairy = stay.fairy
-    if fairy is None:
+    wanted = {id(kept) for kept in (stay.fairy, stay.holder) if kept is not None}
+    if not wanted:
         return None
     return next(
-        (owner for fixture, owner in fixtures.items() if _leads_to([*roots_of(fixture), *_attributes(owner)], fairy)), None
+        (owner for fixture, owner in fixtures.items() if _lead_to([*roots_of(fixture), *_attributes(owner)], wanted)), None
     )
 
 
@@ -81,13 +81,13 @@ def _closure_of(function: Any) -> Iterable[Any]:
             continue
 
 
-def _leads_to(roots: list[Any], fairy: object) -> bool:
-    """Tell whether objects lead to a connection, however indirectly; what is too much to look through does not."""
+def _lead_to(roots: list[Any], wanted: set[int]) -> bool:
+    """Tell whether objects lead to one of others, by their ids, however indirectly; what is too much to look through does not."""
     seen: set[int] = set()
     level = roots
     while level:
         new = {id(value): value for value in level if gc.is_tracked(value) and id(value) not in seen}
-        if id(fairy) in new:
+        if not wanted.isdisjoint(new):
             return True
         seen.update(new)
         if len(seen) > _MOST_REACHED:
@@ -98,6 +98,8 @@ def _leads_to(roots: list[Any], fairy: object) -> bool:
                 level += [value.__closure__, value.__defaults__, value.__kwdefaults__, value.__dict__]
             elif type(value) is CellType or not (isinstance(value, _CLOSED) or _is_foreign(value)):
                 level += gc.get_referents(value)
+            elif type(value).__name__ == "TaskGroup":  # anyio's
+                level += getattr(value, "_tasks", ())
     return False
 
 

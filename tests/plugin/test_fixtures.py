@@ -341,6 +341,35 @@ def test_what_setup_functions_keep(suite):
     assert len(run.results) == 5
 
 
+def test_task_of_a_wide_fixture_that_a_test_begins(suite):
+    """A task that a test begins and a wide fixture keeps and ends is the fixture's."""
+    source = """
+    class Service:
+        task = None
+
+        async def ensure(self, engine):
+            if self.task is None:
+                self.task = asyncio.create_task(slowly(engine, 60))
+                await asyncio.sleep(0.01)
+
+    @pytest.fixture(scope="module")
+    async def service():
+        service = Service()
+        yield service
+        service.task.cancel()
+        await asyncio.gather(service.task, return_exceptions=True)
+
+    async def test_service(engine, service):
+        await service.ensure(engine)
+
+    async def test_after(engine):
+        await slowly(engine, 0)
+    """
+    options = {"asyncio_default_test_loop_scope": "module", "asyncio_default_fixture_loop_scope": "module"}
+    run = suite(source, poolguard_quiesce="0.05", **options)
+    assert set(run.results.values()) == {"passed"}, run.text
+
+
 def test_leak_into_a_wide_fixture(suite):
     """What a test leaves in a wide fixture's object is told when that ends, of the test that has checked it out."""
     source = """

@@ -74,6 +74,7 @@ INNOCENT = {
     "nothing": "pass",
     "yields": "await asyncio.sleep(0)",
     "own_transport": "async with httpx.AsyncClient(transport=Own(application), base_url='http://own') as own: await own.get('/')",
+    "wrapped_transport": "async with httpx.AsyncClient(transport=Wrapper(application), base_url='http://own') as own: await own.get('/')",
     "own_mount": "async with httpx.AsyncClient(mounts={'all://': httpx.ASGITransport(application)}, base_url='http://own') as own: await own.get('/')",
     "declared": "with allow_hold('a saga'): await client.get('/')",
     "another_task": "tasks.append(asyncio.create_task(client.get('/')))\nawait connection.execute(SELECT)",
@@ -102,6 +103,13 @@ CALLS = "\n    usual\n    app_calls:client.ask\n    app_calls:Client.complete\n 
 APPLICATION = """
     class Own(httpx.ASGITransport):
         pass
+
+    class Wrapper(httpx.AsyncBaseTransport):
+        def __init__(self, application):
+            self.inner = httpx.ASGITransport(application)
+
+        async def handle_async_request(self, request):
+            return await self.inner.handle_async_request(request)
 
     async def application(scope, receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": []})
