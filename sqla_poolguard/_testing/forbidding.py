@@ -20,7 +20,7 @@ from sqla_poolguard._sight import joined_deeply
 from sqla_poolguard._testing import guarding, replacing
 from sqla_poolguard._testing.calls import expand, target_of
 from sqla_poolguard._testing.guarding import check_guardable, guarded, is_instance, put, take
-from sqla_poolguard._testing.replacing import is_mock, mocks_of, when_mocks_are_called, while_replacing
+from sqla_poolguard._testing.replacing import is_function_of, is_mock, mock_behind, when_mocks_are_called, while_replacing
 
 if TYPE_CHECKING:
     from asyncio import Task
@@ -62,6 +62,7 @@ class ForbiddenCalls:
             tell: is told of a call: the connection, the line, and what was called; says whether to raise.
         """
         self._calls = expand(calls)
+        self._unverified = dict.fromkeys(self._calls)
         self._held = held
         self._tell = tell
         self._is_on = False
@@ -73,19 +74,22 @@ class ForbiddenCalls:
         """Where that stands now: owner, name, and whether the function was the owner's own."""
         self._mocks: dict[int, tuple[Any, str]] = {}
         """Mocks of these functions, and what they stand for."""
+        self._owners: list[tuple[Any, str, str]] = []
+        """Mocks of classes and objects that have such functions, the function's name, and what it stands for."""
         self._ends: list[Callable[[], None]] = []
 
     def verify(self) -> None:
         """
-        See whether there are such functions, as far as their modules are imported by now.
+        See whether there are such functions, once for each, when its module is imported; not what tests put there later.
 
         Raises:
             ValueError: there is no such one, or it is none.
         """
-        for call in self._calls:
+        for call in self._unverified.copy():
             found = target_of(call)
-            if found is not None and not any(is_mock(each) for each in (found[0], getattr(*found))):
+            if found is not None and not is_mock(found[0]) and not is_mock(getattr(*found)):
                 check_guardable(call, *found)
+                del self._unverified[call]
 
     def enter(self) -> None:
         """Stand before every function whose module is imported by now, and know every mock that takes its place later."""
@@ -122,12 +126,13 @@ class ForbiddenCalls:
             return
         owner, name = found
         if is_mock(owner):
-            self._expect(call, mocks_of(owner, name))
+            self._owners.append((mock_behind(owner), name, call))
             return
         own = vars(owner)
         inner = getattr(owner, name) if is_instance(owner) else inspect.getattr_static(owner, name)
         if is_mock(inner):
-            self._expect(call, mocks_of(inner))
+            known = mock_behind(inner)
+            self._mocks[id(known)] = known, call
             return
         check_guardable(call, owner, name)
         known, guard = self._guards.get((id(owner), name), (None, None))
@@ -136,10 +141,6 @@ class ForbiddenCalls:
             self._guards[id(owner), name] = inner, guard
         self._placed.append((owner, name, name in own))
         put(owner, name, guard)
-
-    def _expect(self, call: str, mocks: Iterable[Any]) -> None:
-        for each in mocks:
-            self._mocks[id(each)] = each, call
 
     def _step_aside(self) -> None:
         for owner, name, was_own in self._placed:
@@ -151,10 +152,13 @@ class ForbiddenCalls:
                     take(owner, name)
         self._placed.clear()
         self._mocks.clear()
+        self._owners.clear()
 
     def _look(self, called: Any, arguments: tuple[Any, ...]) -> Callable[[], None] | None:
         known, call = self._mocks.get(id(called), (None, ""))
-        return self._look_at(call, None, arguments) if known is called else None
+        if known is not called:
+            call = next((call for owner, name, call in self._owners if is_function_of(called, id(owner), name)), "")
+        return self._look_at(call, None, arguments) if call else None
 
     def _look_at(self, call: str, owner: Any, arguments: tuple[Any, ...]) -> Callable[[], None]:
         """Look who calls, and give the check, for the task in which the function will run."""

@@ -65,6 +65,8 @@ def guarded(found: Any, look: Callable[[tuple[Any, ...]], Callable[[], None]], i
     """
     if isinstance(found, (classmethod, staticmethod)):
         return type(found)(guarded(found.__func__, look, is_on))
+    if isinstance(found, BuiltinFunctionType):
+        return _GuardedBuiltin(found, look, is_on)
     if not inspect.iscoroutinefunction(found):
 
         @functools.wraps(found)
@@ -90,3 +92,17 @@ def guarded(found: Any, look: Callable[[tuple[Any, ...]], Callable[[], None]], i
         return inspect.markcoroutinefunction(guard_later)
     guard_later._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]
     return guard_later
+
+
+class _GuardedBuiltin:
+    """A guard that does not bind when it is an attribute of a class: builtins do not."""
+
+    def __init__(self, found: Any, look: Callable[[tuple[Any, ...]], Callable[[], None]], is_on: Callable[[], bool]) -> None:
+        functools.update_wrapper(self, found)
+        self._found, self._look, self._is_on = found, look, is_on
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        if self._is_on():
+            self._look(args)()
+        return self._found(*args, **kwargs)

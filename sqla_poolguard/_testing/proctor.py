@@ -74,10 +74,13 @@ class Proctor:
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, Any, Any]:
         """Begin a test; a second run of the same one is another."""
         self._begin(item, Owner(item.nodeid))
+        try:
+            self._forbidden.verify()
+        except ValueError as error:
+            raise pytest.fail.Exception(str(error), pytrace=False) from None
         result = yield
         marker = item.get_closest_marker("poolguard")
         try:
-            self._forbidden.verify()
             if marker is not None:
                 self.policy = self._base.with_marker(marker.args, marker.kwargs)
         except ValueError as error:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from unittest import mock
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Callable, Coroutine
 
-__all__ = ["is_mock", "mocks_of", "when_mocks_are_called", "while_replacing"]
+__all__ = ["is_function_of", "is_mock", "mock_behind", "when_mocks_are_called", "while_replacing"]
+
+_INSTANCE: Final = frozenset({"()", "__enter__", "__aenter__"})
+"""By what one comes from a class's mock to that of its instance, as mocks name it."""
 
 
 def while_replacing(before: Callable[[], None], after: Callable[[], None]) -> Callable[[], None]:
@@ -21,15 +24,22 @@ def while_replacing(before: Callable[[], None], after: Callable[[], None]) -> Ca
     """
     import pytest  # noqa: PLC0415 - `sqla_poolguard.testing` is for those too who have none
 
+    depth = 0  # one may enter another, as `patch.multiple` does
+
     def around(inner: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(inner)
         def replace(*args: Any, **kwargs: Any) -> Any:
             __tracebackhide__ = True
-            before()
+            nonlocal depth
+            depth += 1
+            if depth == 1:
+                before()
             try:
                 return inner(*args, **kwargs)
             finally:
-                after()
+                depth -= 1
+                if depth == 0:
+                    after()
 
         return replace
 
@@ -66,9 +76,13 @@ def when_mocks_are_called(look: Callable[[Any, tuple[Any, ...]], Callable[[], No
     return _wrap([(mock.CallableMixin, "_mock_call")], around)
 
 
-async def _later(act: Callable[[], None], answer: Awaitable[Any]) -> Any:
+async def _later(act: Callable[[], None], answer: Coroutine[Any, Any, Any]) -> Any:
     __tracebackhide__ = True
-    act()
+    try:
+        act()
+    except BaseException:
+        answer.close()
+        raise
     return await answer
 
 
@@ -86,30 +100,32 @@ def _wrap(doors: list[tuple[type[Any], str]], around: Callable[[Callable[..., An
 
 def is_mock(value: Any) -> bool:
     """Tell whether something is a mock, or a function with a mock behind it (`autospec`)."""
-    return isinstance(_behind(value), mock.NonCallableMock)
+    return isinstance(mock_behind(value), mock.NonCallableMock)
 
 
-def mocks_of(value: Any, name: str | None = None) -> Iterator[Any]:
-    """
-    Give the mock that is called when a function is that stands for something.
-
-    Args:
-        value: the mock, or one of what the function belongs to.
-        name: then the function's; of a class's mock it is that of its instances, however they are come by.
-    """
-    value = _behind(value)
-    if name is None:
-        yield value
-        return
-    instance = getattr(value, "return_value", None)
-    entered = [getattr(getattr(instance, enter, None), "return_value", None) for enter in ("__enter__", "__aenter__")]
-    for owner in (value, instance, *entered):
-        function = _behind(getattr(owner, name, None)) if is_mock(owner) else None
-        if isinstance(function, mock.NonCallableMock):
-            yield function
-
-
-def _behind(value: Any) -> Any:
+def mock_behind(value: Any) -> Any:
+    """Give the mock that is called when a value is; the value itself, if that is one."""
     if isinstance(value, mock.NonCallableMock):
         return value
     return vars(value).get("mock", value) if hasattr(value, "__dict__") and callable(value) else value
+
+
+def is_function_of(called: Any, owner: int, name: str) -> bool:
+    """
+    Tell whether a mock stands for a function of a class or an object in whose place a mock is. It makes no mock, as asking the mocks would.
+
+    Args:
+        called: the mock that is called.
+        owner: `id` of the mock that stands for the class, or the object.
+        name: of the function.
+    """
+    facts = vars(called)
+    if facts.get("_mock_new_name") != name:
+        return False
+    while (parent := facts.get("_mock_new_parent")) is not None:
+        if id(parent) == owner:
+            return True
+        facts = vars(parent)
+        if facts.get("_mock_new_name") not in _INSTANCE:
+            return False
+    return False

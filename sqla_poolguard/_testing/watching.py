@@ -45,7 +45,7 @@ _request: Final[ContextVar[_Request | None]] = ContextVar("sqla_poolguard_reques
 
 class ConnectionWatch:
     """
-    Sees every connection that is checked out of any `GuardedPool` from its beginning on.
+    Sees every connection that is checked out of any `GuardedPool` from its beginning on, but for tasks that were there before.
 
     The fixture `poolguard` is one; outside of pytest it is a context manager. What it asserts raises `AssertionError`, with the lines.
     """

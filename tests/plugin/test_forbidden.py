@@ -200,6 +200,39 @@ def test_everything_is_as_before(suite):
         await client.get("/")
         get.assert_awaited_once_with("/")
 
+    async def test_several_at_once(engine):
+        with unittest.mock.patch.multiple("app_calls.Client", ask=unittest.mock.DEFAULT, complete=unittest.mock.DEFAULT):
+            pass
+        with unittest.mock.patch("time.sleep"), unittest.mock.patch("time.sleep"):
+            pass
+
+    async def test_class_that_is_spied_on(engine):
+        with unittest.mock.patch("httpx.AsyncClient", wraps=httpx.AsyncClient) as spy:
+            assert isinstance(httpx.AsyncClient(timeout=3), spy._mock_wraps)
+        with unittest.mock.patch("httpx.AsyncClient") as fake:
+            pass
+        assert not fake._mock_children
+
+    async def test_stand_ins(engine, recorder):
+        time.sleep(1)
+        assert recorder == [1]
+
+    @pytest.fixture
+    def recorder(monkeypatch):
+        import functools
+        calls = []
+        class Recorder:
+            def __call__(self, seconds):
+                calls.append(seconds)
+        monkeypatch.setattr(time, "sleep", Recorder())
+        monkeypatch.setattr(asyncio, "sleep", functools.partial(asyncio.sleep, 0))
+        return calls
+
+    async def test_builtin_does_not_bind(engine):
+        class Retry:
+            sleep = time.sleep
+        Retry().sleep(0)
+
     async def test_mock_is_what_it_was(engine, mocked):
         with unittest.mock.patch("app_calls.plain") as plain:
             assert calls.plain is plain
