@@ -289,7 +289,7 @@ def _restore(values: dict[str, Any]) -> PoolSnapshot:
 @functools.lru_cache(maxsize=1024)
 def shorten(file: str) -> str:
     """Show a path as a person would name it: relative to where the process runs or to where Python imports from."""
-    roots = [root.rstrip(os.sep) + os.sep for root in sys.path if isinstance(root, str) and root]
+    roots = [root.rstrip(os.sep) + os.sep for root in sys.path or () if isinstance(root, str) and root]
     with contextlib.suppress(OSError):  # the folder in which the process runs may be gone
         roots.append(os.getcwd().rstrip(os.sep) + os.sep)
     longest = max((root for root in roots if file.startswith(root)), key=len, default="")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from sqlalchemy.pool import Pool
 
-from sqla_poolguard import _fastlane
+from sqla_poolguard import _arrival, _fastlane
 from sqla_poolguard._callsite import capture
 from sqla_poolguard._connecting import Connecting, NotNow, make_breaker
 from sqla_poolguard._deadline import Deadline, DeadlinePassed
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from sqla_poolguard._callsite import Place
     from sqla_poolguard._facts import PoolSnapshot
     from sqla_poolguard._ledger import Lease
-    from sqla_poolguard._observer import Observer
 
 __all__ = ["GuardedPool"]
 
@@ -143,10 +142,8 @@ class GuardedPool(Figures):
     def _make_reporter(self, creator: Callable[..., Any]) -> Reporter:
         guard, ledger = self._guard, Ledger()
         name = claim(guard.name or address_of(creator, self._dialect), ledger)
-        observers: tuple[Observer, ...] = (LogObserver(), *guard.observers)
-        if guard.telemetry:
-            observers = (observe(ledger, name), *observers)
-        return Reporter(name, ledger, Observers(observers))
+        telemetry = (observe(ledger, name),) if guard.telemetry else ()
+        return Reporter(name, ledger, Observers((*telemetry, LogObserver(), *guard.observers)))
 
     @classmethod
     def configure(cls, **options: Any) -> type[GuardedPool]:
@@ -297,3 +294,6 @@ class GuardedPool(Figures):
             _dispatch=self.dispatch,
             _predecessor=self,
         )
+
+
+_arrival.arrive(GuardedPool)

@@ -124,7 +124,7 @@ class Sampler:
     def _look_now(self, loop: AbstractEventLoop | None, *, asks: bool) -> tuple[tuple[float, Site | None] | None, float]:
         records = [record for record in self.slots.out() if record.loop is loop]
         beat = ticker.beat_of(loop)
-        around = self._surroundings(records, beat)
+        around = self.surroundings(records, beat)
         asking = this_task()
         for record in records:
             streak, look = streak_of(record), _probe.look(_probe.driver_of(record.dbapi_connection))
@@ -138,7 +138,7 @@ class Sampler:
     def _sample(self, beat: Beat, blocked: Blocked | None) -> bool:
         out = self.slots.out()
         records = [record for record in out if record.loop is beat.loop]
-        around = self._surroundings(records, beat)
+        around = self.surroundings(records, beat)
         for census in self._censuses.get(beat.loop, {}).values():
             if census.is_asked:
                 self._quietly(functools.partial(census.go_on, beat.loop, drivers_of(records)), None)
@@ -241,7 +241,7 @@ class Sampler:
         censuses = self._censuses.setdefault(loop, {})
         return censuses.setdefault(depth, Census(depth)).ask(fairy)
 
-    def _surroundings(self, records: list[GuardedRecord], beat: Beat | None) -> Surroundings:
+    def surroundings(self, records: list[GuardedRecord], beat: Beat | None) -> Surroundings:
         """See who else waits and holds."""
         slots = self.slots
         waiting = {id(task): waiter.place for waiter in slots.waiters.live(_WAITERS_SEEN) if (task := _alive(waiter.task))}

@@ -12,9 +12,9 @@ import contextlib
 import logging
 import sys
 import threading
-import time
 import weakref
 from collections import deque
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from sqla_poolguard._callsite import is_application
@@ -88,18 +88,18 @@ class Beat:
         self._posted_at: float | None = None
         self._frozen = 0.0
         self._sightings: list[Sighting] = []
-        self._busy_at = time.monotonic()
+        self._busy_at = monotonic()
 
     def blocked_lately(self) -> tuple[float, Site | None] | None:
         """Tell for how long the loop stood still in the last seconds, and at which line most of that time."""
-        if self.latest is None or time.monotonic() - self.latest_at > _LATELY:
+        if self.latest is None or monotonic() - self.latest_at > _LATELY:
             return None
         sites = [sighting.site for sighting in self.latest.sightings]
         return self.latest.seconds, max(set(sites), key=sites.count)
 
     def lateness(self) -> float:
         """Tell for which share of the last seconds the loop was late."""
-        now = time.monotonic()
+        now = monotonic()
         before = next(((at, lag) for at, lag in self._lags if now - at <= _LATELY), None)
         if before is None or now - before[0] < _LATELY / 8:
             return 0.0
@@ -138,7 +138,7 @@ class Beat:
 
     def _beat(self) -> None:
         """Let every sampler look; in the loop."""
-        now = time.monotonic()
+        now = monotonic()
         late = now - (self._posted_at if self._posted_at is not None else now)
         frozen, self._frozen = self._frozen, 0.0
         stood_still = late if late > self.pause else 0.0
@@ -224,9 +224,9 @@ class Ticker:
         """Give every loop its beat; a function, so that the thread holds no loop while it sleeps."""
         beats = list(self._beats.values())
         pause = min((beat.pause for beat in beats), default=PAUSE)
-        begun = time.monotonic()
-        time.sleep(pause)
-        now = time.monotonic()
+        begun = monotonic()
+        sleep(pause)
+        now = monotonic()
         for beat in beats:
             try:
                 alive = beat.tick(now, now - begun - pause)

@@ -1,60 +1,203 @@
 """
-Tell at the end of a test run which connections were leaked, and which lines had checked them out.
+Make tests fail that leave, lose or wrongly hold a connection, and name the line.
 
-pytest loads it in every run, so it imports nothing but the standard library:
-it listens to the log of `sqla_poolguard`, whose records carry the facts.
+pytest loads it in every run, so it imports nothing but the standard library, until somebody imports `GuardedPool`.
 """
 
 from __future__ import annotations
 
-import gc
-import logging
-import sys
-from collections import Counter
-from typing import TYPE_CHECKING, Final
+import functools
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from sqla_poolguard import _arrival
+from sqla_poolguard._testing.policy import Policy, read_count, read_mode, read_seconds
 
 if TYPE_CHECKING:
-    import pytest
+    from collections.abc import Iterator
 
-__all__ = ["pytest_configure", "pytest_terminal_summary", "pytest_unconfigure"]
+    from sqla_poolguard._testing.proctor import Proctor
+    from sqla_poolguard._testing.tally import Tally
+    from sqla_poolguard._testing.watching import ConnectionWatch
 
-_LOGGER: Final = "sqla_poolguard"
-
-
-class LeakCollector(logging.Handler):
-    """Counts leaked connections by the line that checked them out."""
-
-    def __init__(self) -> None:
-        super().__init__(level=logging.ERROR)
-        self.leaks: Counter[tuple[str, str]] = Counter()
-        """Leaks by (pool, site)."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Count a record that tells of a leak."""
-        checkout = getattr(record, "poolguard", None)
-        if checkout is not None:
-            self.leaks[checkout.pool, str(checkout.site or "an unknown line")] += 1
+__all__ = [
+    "poolguard",
+    "pytest_addoption",
+    "pytest_configure",
+    "pytest_load_initial_conftests",
+    "pytest_sessionfinish",
+    "pytest_terminal_summary",
+    "pytest_testnodedown",
+    "pytest_unconfigure",
+]
 
 
-_collector: Final = LeakCollector()
+def _read_calls(option: str, value: Any) -> tuple[str, ...]:
+    if not value:
+        return ()
+    from sqla_poolguard._testing.calls import read_calls  # noqa: PLC0415 - few want it
+
+    return read_calls(option, value)
 
 
-def pytest_configure() -> None:
-    """Begin to listen."""
-    logging.getLogger(_LOGGER).addHandler(_collector)
+_OPTIONS = {
+    "poolguard": ("MODE", "what a test that leaks a connection does: strict (it fails), warn, off", "strict", read_mode),
+    "poolguard_quiesce": ("SECONDS", "what background tasks have to give connections back when a test ends", "1", read_seconds),
+    "poolguard_max_foreign_await": (
+        "SECONDS",
+        "the longest that a line may await something else than the database while it has a connection",
+        "none",
+        read_seconds,
+    ),
+    "poolguard_forbidden_calls": (
+        "CALLS",
+        "calls that must not be made while a connection is held: usual, or module:name",
+        [],
+        _read_calls,
+    ),
+    "poolguard_max_hold": ("SECONDS", "the longest that a test may have a connection out", "none", read_seconds),
+    "poolguard_max_nesting": ("COUNT", "the most connections of one pool that a task may have at one time", "none", read_count),
+}
+"""Option, as it stands in the ini file: its value's name, what it is for, its default, how it is read."""
+
+_FIELDS = {"poolguard": "mode"}
+_MARKER = "poolguard(allow_hold='…', max_await=0.1, expect_leak=True): why this test may hold connections; for how many seconds it may await something else meanwhile; that it must leak one"
 
 
-def pytest_unconfigure() -> None:
-    """Stop listening."""
-    logging.getLogger(_LOGGER).removeHandler(_collector)
+class Desk:
+    """What the plugin keeps of one run of pytest; there may be runs inside of runs."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.proctor: Proctor | None = None
+
+    @functools.cached_property
+    def tally(self) -> Tally:
+        """Counts what is found."""
+        from sqla_poolguard._testing.tally import Tally  # noqa: PLC0415 - most runs find nothing
+
+        return Tally()
+
+    @property
+    def has_counted(self) -> bool:
+        """Whether anything may have been found."""
+        return "tally" in vars(self)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """List the leaks of the run, if there were any; what the last tests dropped is collected first."""
-    if "sqla_poolguard._pool" in sys.modules:
-        gc.collect()
-    if not _collector.leaks:
+_DESK = pytest.StashKey[Desk]()
+
+
+@pytest.fixture
+def poolguard() -> Iterator[ConnectionWatch]:
+    """Watch the connections that are checked out from here on: `leases`, `snapshot()`, `assert_no_leaks()` and more."""
+    from sqla_poolguard._testing.watching import ConnectionWatch  # noqa: PLC0415 - it imports SQLAlchemy
+
+    with ConnectionWatch() as watch:
+        yield watch
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Offer the options, on the command line and in the ini file."""
+    group = parser.getgroup("poolguard", "connections of GuardedPool (sqla-poolguard)")
+    for option, (metavar, what, default, _) in _OPTIONS.items():
+        told = f"{what}; default: {default or 'none'}"
+        if isinstance(default, list):
+            parser.addini(option, told, type="linelist", default=default)
+        else:
+            parser.addini(option, told, default=default)
+        group.addoption(f"--{option.replace('_', '-')}", metavar=metavar, default=None, help=told)
+    group.addoption(
+        "--poolguard-all", action="store_true", help="let every asyncio engine with SQLAlchemy's default pool use GuardedPool"
+    )
+    group.addoption("--poolguard-ledger", action="store_true", help="tell what the time of every test's connections went for")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Begin before the first conftest.py makes an engine."""
+    _begin(early_config)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Begin, if the plugin was not there before."""
+    config.addinivalue_line("markers", _MARKER)
+    _begin(config)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Leave everything as it was."""
+    desk = config.stash.get(_DESK, None)
+    if desk is not None and desk.proctor is not None:
+        desk.proctor.witness.leave()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Let a worker of pytest-xdist hand over what it has counted."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None and session.config.stash[_DESK].has_counted:
+        tally = session.config.stash[_DESK].tally
+        output["poolguard"] = [tally.rows(), tally.ledger]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what a worker has counted."""
+    counted = (getattr(node, "workeroutput", None) or {}).get("poolguard")
+    if counted is not None:
+        node.config.stash[_DESK].tally.merge(*counted)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """List the lines that wasted connections, the worst first."""
+    if not config.stash[_DESK].has_counted:
         return
-    terminalreporter.section("connections leaked (sqla-poolguard)")
-    for (pool, site), count in _collector.leaks.most_common():
-        terminalreporter.write_line(f"{count:>4} x  pool {pool!r}: never closed, checked out at {site}")
+    tally = config.stash[_DESK].tally
+    for title, lines in (("ledger of connections", tally.ledger), ("connections wasted", tally.lines())):
+        if lines:
+            terminalreporter.section(f"{title} (sqla-poolguard)")
+            for line in lines:
+                terminalreporter.write_line(line)
+
+
+def _begin(config: pytest.Config) -> None:
+    """
+    Read the options, and wait for the pool.
+
+    Raises:
+        pytest.UsageError: an option has a value that is not allowed.
+    """
+    if _DESK in config.stash:
+        return
+    desk = config.stash[_DESK] = Desk(_policy(config))
+    if desk.policy.mode == "off":
+        return
+    if config.known_args_namespace.poolguard_all:
+        from sqla_poolguard._testing.everywhere import guard_everything  # noqa: PLC0415 - it imports SQLAlchemy
+
+        config.add_cleanup(guard_everything())
+
+    def stand_by() -> None:
+        from sqla_poolguard._testing.proctor import Proctor  # noqa: PLC0415 - it imports SQLAlchemy
+
+        desk.proctor = Proctor(desk.policy, desk.tally)
+        desk.proctor.witness.enter()
+        config.pluginmanager.register(desk.proctor, "poolguard-proctor")
+
+    _arrival.when_there(stand_by)
+    config.add_cleanup(lambda: _arrival.forget(stand_by))
+
+
+def _policy(config: pytest.Config) -> Policy:
+    values: dict[str, Any] = {}
+    for option, (*_, read) in _OPTIONS.items():
+        given = getattr(config.known_args_namespace, option, None)
+        named = f"--{option.replace('_', '-')}" if given is not None else option
+        try:
+            value = read(named, given if given is not None else config.getini(option))
+        except ValueError as error:
+            raise pytest.UsageError(str(error)) from None
+        if option == "poolguard_quiesce":
+            value = value or 0.0
+        values[_FIELDS.get(option, option.removeprefix("poolguard_"))] = value
+    return Policy(**values, ledger=config.known_args_namespace.poolguard_ledger)

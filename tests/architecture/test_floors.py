@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parents[2] / "sqla_poolguard"
 
 WORDS, RULES, EFFECTS, SHELL, DOORS = range(5)
 FLOORS = {
+    "_arrival": WORDS,
     "_facts": WORDS,
     "_version": WORDS,
     "_finding": WORDS,
@@ -86,9 +87,32 @@ FLOORS = {
     "_asgi.words": DOORS,
     "_release": DOORS,
     "_snapshot": DOORS,
+    "_testing": DOORS,
+    "_testing.account": DOORS,
+    "_testing.blocks": DOORS,
+    "_testing.calls": DOORS,
+    "_testing.clock": DOORS,
+    "_testing.driver": DOORS,
+    "_testing.everywhere": DOORS,
+    "_testing.exhaustion": DOORS,
+    "_testing.faults": DOORS,
+    "_testing.following": DOORS,
+    "_testing.guarding": DOORS,
+    "_testing.forbidding": DOORS,
+    "_testing.judgement": DOORS,
+    "_testing.keeping": DOORS,
+    "_testing.policy": DOORS,
+    "_testing.proctor": DOORS,
+    "_testing.replacing": DOORS,
+    "_testing.stays": DOORS,
+    "_testing.tally": DOORS,
+    "_testing.tasks": DOORS,
+    "_testing.watching": DOORS,
+    "_testing.witness": DOORS,
     "asgi": DOORS,
     "plugin": DOORS,
     "pytest_plugin": DOORS,
+    "testing": DOORS,
 }
 """File by file; a new one is put on its floor by hand. What is under `_cli` is doors."""
 

@@ -1,73 +1,44 @@
-"""An event loop whose clock is virtual: when nobody has anything to do, time jumps to the next timer."""
+"""An event loop whose clock is virtual, for all tests of a folder: `sqla_poolguard.testing`'s, and what our tests ask of time."""
 
 from __future__ import annotations
 
 import asyncio
-import selectors
 from asyncio.events import _get_running_loop
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+from sqla_poolguard._testing import clock
+from sqla_poolguard._testing.clock import FakeClock, NobodyWakesUsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PATIENCE = 10.0
-"""Real seconds to wait for another thread, when no timer is set, before the loop is declared dead."""
+__all__ = ["NobodyWakesUsError", "VirtualLoop", "elapsed", "turns", "until", "virtual_time"]
 
 
-class NobodyWakesUsError(RuntimeError):
-    """Everybody waits, no timer is set, and no other thread calls."""
-
-
-class _Selector(selectors.DefaultSelector):  # type: ignore[misc, valid-type]
-    loop: VirtualLoop
-
-    def select(self, timeout: float | None = None) -> list[Any]:
-        if timeout is None:
-            events = super().select(PATIENCE)
-            if not events:
-                raise NobodyWakesUsError
-            return events
-        events = super().select(0)
-        if timeout > 0 and not events:
-            self.loop.jump()
-        return events
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop in which waiting takes no time, and is exact."""
+class VirtualLoop(clock.VirtualLoop):
+    """An event loop on a clock of its own."""
 
     start: ClassVar[float] = 1000.0
-    latest: ClassVar[float] = start
-    """Where the last loop's clock stood, for threads that have no loop."""
+    latest: ClassVar[FakeClock] = FakeClock(start)
+    """The last loop's clock, for threads that have no loop."""
 
     def __init__(self) -> None:
-        self._now = VirtualLoop.latest = self.start
-        self.after_turn: Callable[[], object] | None = None
-        """Called after every turn of the loop."""
-        selector = _Selector()
-        selector.loop = self
-        super().__init__(selector)
+        VirtualLoop.latest = FakeClock(self.start)
+        super().__init__(VirtualLoop.latest)
 
-    def time(self) -> float:
-        """Tell the virtual time, in seconds."""
-        return self._now
+    @property
+    def _now(self) -> float:
+        return self.clock.now
 
-    def _run_once(self) -> None:
-        super()._run_once()  # type: ignore[misc]
-        if self.after_turn is not None:
-            self.after_turn()
-
-    def jump(self) -> None:
-        """Go to the next timer, to the very float it was set for."""
-        scheduled = self._scheduled  # type: ignore[attr-defined]
-        if scheduled:
-            self._now = VirtualLoop.latest = max(self._now, scheduled[0].when())
+    @_now.setter
+    def _now(self, now: float) -> None:
+        self.clock.now = now
 
 
 def virtual_time() -> float:
     """Read the running loop's clock; in a thread without one, the last virtual clock there was."""
     loop = _get_running_loop()
-    return loop.time() if loop is not None else VirtualLoop.latest
+    return loop.time() if loop is not None else VirtualLoop.latest.now
 
 
 def elapsed() -> float:

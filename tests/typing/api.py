@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, assert_type
 import sqlalchemy.exc
 from fastapi import FastAPI
 from litestar import Litestar
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from starlette.responses import Response
 
 from sqla_poolguard import (
@@ -50,9 +50,20 @@ from sqla_poolguard.asgi import (
     no_connection,
     readiness,
 )
+from sqla_poolguard.testing import (
+    ConnectionWatch,
+    FakeClock,
+    FakeDriver,
+    Gate,
+    Stay,
+    exhaust,
+    max_concurrent,
+    no_leaks,
+    released_before_response,
+)
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+    from sqlalchemy.ext.asyncio import AsyncSession
     from starlette.requests import Request
 
     from sqla_poolguard import (
@@ -231,3 +242,25 @@ async def be_urgent() -> None:
             pass
     priority("high")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     deadline("1")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+
+
+async def tests(poolguard: ConnectionWatch) -> None:
+    """Assert on connections, and play a database."""
+    clock, driver = FakeClock(), FakeDriver(connect="slow", delay=0.5, execute=Gate.OK)
+    engine = assert_type(driver.engine(poolclass=clock.poolclass, pool_timeout=3), AsyncEngine)
+    driver.execute = "error"
+    assert_type(driver.execute, Gate)
+    assert_type(clock.elapsed, float)
+    with exhaust(engine), max_concurrent(3) as watch:
+        assert_type(watch, ConnectionWatch)
+    async with no_leaks(quiesce=0.5) as inner:
+        assert_type(inner.leases, tuple[Stay, ...])
+    await poolguard.settle()
+    poolguard.assert_no_leaks()
+    poolguard.assert_max_concurrent(2)
+    assert_type(poolguard.snapshot(), PoolSnapshot)
+    for stay in poolguard.leases:
+        assert_type(stay.held, float)
+        assert_type(stay.site, Site | None)
+    with released_before_response(poolguard.app(FastAPI())):
+        poolguard.assert_released_before_response()

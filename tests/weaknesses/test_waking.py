@@ -8,13 +8,14 @@ import logging
 import threading
 from collections import Counter
 
-import doubles.virtual
 import pytest
 import sqlalchemy.exc
 from doubles.driver import FakeDriver, Gate
 from doubles.pools import engine
 from doubles.virtual import NobodyWakesUsError, VirtualLoop, elapsed, turns
 from weaknesses.rivals import both
+
+from sqla_poolguard._testing import clock
 
 
 class DownDriver(FakeDriver):
@@ -66,7 +67,7 @@ async def test_cancelled_connect_wakes_the_next(pool):
 @both("E: a slot freed in another thread does not wake the loop in which somebody waits", NobodyWakesUsError, hold_warning=None)
 def test_garbage_collector_in_another_thread_wakes_the_loop(pool, monkeypatch):
     """E: a leak collected in another thread, while the loop sleeps, frees its slot at once for the task that waits."""
-    monkeypatch.setattr(doubles.virtual, "PATIENCE", 1.5)
+    monkeypatch.setattr(clock, "PATIENCE", 1.5)
     monkeypatch.setattr(logging.getLogger("sqla_poolguard"), "disabled", True)  # the leak is no news for the end of the run
     driver = FakeDriver()
     db = engine(driver, pool=pool, pool_size=1, max_overflow=0, pool_timeout=None)

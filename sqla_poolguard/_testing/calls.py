@@ -1,0 +1,81 @@
+"""How forbidden calls are named, and which are known. It imports nothing of what it names."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+from sqla_poolguard._testing.replacing import is_mock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["USUAL", "expand", "read_calls", "target_of"]
+
+_HTTPX: Final = ("send", "request", "get", "post", "put", "patch", "delete", "stream")
+
+USUAL: Final = (
+    *(f"httpx:{client}.{method}" for client in ("AsyncClient", "Client") for method in _HTTPX),
+    "aiohttp:ClientSession._request",
+    "requests:Session.request",
+    "openai._base_client:AsyncAPIClient.request",
+    "openai._base_client:SyncAPIClient.request",
+    "openai.resources.chat.completions:AsyncCompletions.create",
+    "openai.resources.chat.completions:Completions.create",
+    "time:sleep",
+    "asyncio:sleep",
+)
+"""What "usual" stands for."""
+
+_CALL: Final = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+
+
+def read_calls(option: str, value: object) -> tuple[str, ...]:
+    """
+    Read the names of calls: "usual", or `module:name` of a function or a method.
+
+    Raises:
+        ValueError: one is neither. Whether there is such a module is not known yet: pytest may still add to the path.
+    """
+    lines = value.replace(",", "\n").splitlines() if isinstance(value, str) else list(value)  # type: ignore[call-overload]
+    calls = tuple(line.strip() for line in lines if line.strip())
+    for call in calls:
+        if call == "usual":
+            continue
+        if not _CALL.fullmatch(call):
+            msg = f"{option}: {call!r} is not allowed; allowed: usual, or module:name, such as app.llm:Client.complete"
+            raise ValueError(msg)
+    return calls
+
+
+def expand(calls: Iterable[str]) -> tuple[str, ...]:
+    """Replace "usual" by what it stands for."""
+    return tuple(dict.fromkeys(name for call in calls for name in (USUAL if call == "usual" else (call,))))
+
+
+def target_of(call: str) -> tuple[Any, str] | None:
+    """
+    Find what has the function as an attribute, and its name there; None if its module is not imported.
+
+    Raises:
+        ValueError: there is no such module, or it has no such function. Of those that are usual, versions differ: then None.
+    """
+    module, _, path = call.partition(":")
+    owner: Any = sys.modules.get(module)
+    if owner is None:
+        package = module.partition(".")[0]
+        if call not in USUAL and package not in sys.modules and importlib.util.find_spec(package) is None:
+            msg = f"poolguard_forbidden_calls: {call!r} is not allowed: there is no module {package!r}; allowed: usual, or module:name"
+            raise ValueError(msg)
+        return None
+    *outer, name = path.split(".")
+    for part in outer:
+        owner = getattr(owner, part, None)
+    if owner is None or not (is_mock(owner) or hasattr(owner, name)):  # to ask a mock is to make one more
+        if call in USUAL:
+            return None
+        msg = f"poolguard_forbidden_calls: {call!r} is not allowed: module {module!r} has no {path!r}"
+        raise ValueError(msg)
+    return owner, name

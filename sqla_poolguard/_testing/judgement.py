@@ -1,0 +1,159 @@
+"""Judges a test by the connections that it checked out: who is to be blamed, and who is not."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from sqla_poolguard._awaits import chain_of
+from sqla_poolguard._callsite import this_task
+from sqla_poolguard._facts import Ending
+from sqla_poolguard._reach import keepers
+from sqla_poolguard._sight import declared, option_of
+from sqla_poolguard._testing.faults import FaultKind, fault_of
+from sqla_poolguard._testing.keeping import keeper_of
+from sqla_poolguard._testing.tasks import is_runner, quiesce
+
+if TYPE_CHECKING:
+    import weakref
+    from asyncio import Task
+    from collections.abc import Iterable, Mapping
+
+    from sqla_poolguard._testing.faults import Fault
+    from sqla_poolguard._testing.policy import Policy
+    from sqla_poolguard._testing.stays import Owner, Stay
+
+__all__ = ["accuse", "judge_end", "suspect_tasks"]
+
+
+def suspect_tasks(owner: Owner, policy: Policy, earlier: weakref.WeakSet[Task[Any]]) -> None:
+    """
+    Look at what tasks of the test hold when its code has ended, before its fixtures do: with its loop they will be gone.
+
+    A fixture may still end them; `judge_end` sees who has.
+
+    Args:
+        owner: the test.
+        policy: what is demanded of it.
+        earlier: tasks that are a fixture's, or were left over.
+    """
+    held = [stay for stay in tuple(owner.stays) if _is_in_background(stay, earlier) and not _is_declared(stay, policy)]
+    if held:
+        quiesce(held, policy.quiesce)
+    for stay in held:
+        if stay.is_out and stay.holder is not None:
+            stay.suspicion = _held_by_task(stay)
+
+
+def judge_end(owner: Owner, policy: Policy, fixtures: Mapping[Any, Owner]) -> list[Fault]:
+    """
+    Judge everything, when the test's own fixtures have ended too, or a fixture that outlived tests has.
+
+    Args:
+        owner: the test, or the fixture.
+        policy: what is demanded.
+        fixtures: those that live on, and may keep connections.
+    """
+    if not owner.stays:
+        owner.has_ended = True
+        return []
+    for stay in _out(owner):
+        if policy.allow_hold is not None:
+            stay.is_told = True
+        elif (keeper := keeper_of(stay, fixtures)) is not None:
+            del owner.stays[stay]
+            stay.owner, stay.taken_from, stay.suspicion = keeper, owner.name, None
+            keeper.stays[stay] = None
+        elif _is_declared(stay, policy):
+            stay.is_told = True
+    if out := [stay for stay in _out(owner) if stay.suspicion is None]:
+        quiesce(out, policy.quiesce)
+    if _out(owner):
+        gc.collect()
+    owner.has_ended = True
+    return [
+        *_suspected(owner),
+        *(accuse(stay) for stay in _out(owner)),
+        *_lost(owner),
+        *_across_awaits(owner, policy),
+        *_overdue(owner, policy),
+    ]
+
+
+def _out(owner: Owner) -> list[Stay]:
+    return [stay for stay in tuple(owner.stays) if stay.is_out and not stay.is_told]
+
+
+def _is_in_background(stay: Stay, earlier: weakref.WeakSet[Task[Any]]) -> bool:
+    holder = stay.holder if stay.is_out and not stay.is_told else None
+    return holder is not None and holder not in earlier and not is_runner(holder)
+
+
+def _is_declared(stay: Stay, policy: Policy) -> bool:
+    """Tell whether a hold was declared to be right: by the marker, `allow_hold` or the execution option."""
+    if policy.allow_hold is not None or stay.declared is not None:
+        return True
+    holder, fairy = stay.holder, stay.fairy
+    if holder is not None and (is_runner(holder) or holder.get_loop().is_running()):
+        holder = None
+    if holder is not None and declared(holder, fairy, None):
+        return True
+    return fairy is not None and bool(option_of(holder, fairy, keepers([fairy]).get(id(fairy))))
+
+
+def _suspected(owner: Owner) -> Iterable[Fault]:
+    for stay in tuple(owner.stays):
+        if stay.suspicion is not None and not stay.is_told and (stay.is_out or stay.is_cut_off):
+            stay.is_told = True
+            yield stay.suspicion
+
+
+def _held_by_task(stay: Stay) -> Fault:
+    holder = stay.holder
+    chain = chain_of(holder) if holder is not None else None
+    current, awaiting = (chain.site(), chain.awaited()) if chain is not None else (None, None)
+    return fault_of(FaultKind.IN_BACKGROUND, stay, current, awaiting)
+
+
+def accuse(stay: Stay) -> Fault:
+    """Tell what is wrong with a connection that is out and should not be."""
+    holder = stay.holder
+    if holder is not None and holder is not this_task() and not is_runner(holder) and not holder.get_loop().is_closed():
+        stay.is_told = True
+        return _held_by_task(stay)
+    stay.is_told = True
+    is_over = stay.task is not None and holder is None
+    return fault_of(FaultKind.ORPHANED if is_over else FaultKind.LEFT_OUT, stay)
+
+
+def _lost(owner: Owner) -> Iterable[Fault]:
+    for stay in tuple(owner.stays):
+        if stay.ending in {Ending.LEAKED, Ending.RECLAIMED} and not stay.is_told:
+            stay.is_told = True
+            yield fault_of(FaultKind.LEAKED if stay.ending is Ending.LEAKED else FaultKind.ORPHANED, stay)
+
+
+def _across_awaits(owner: Owner, policy: Policy) -> Iterable[Fault]:
+    most = policy.max_foreign_await
+    if most is None or policy.allow_hold is not None:
+        return
+    for stay in tuple(owner.stays):
+        if stay.account is None or stay.is_fixtures or stay.is_told:
+            continue
+        for absence in stay.account.absences:
+            if absence.seconds > most and not absence.is_declared:
+                stay.is_told = True
+                detail = f"for {absence.seconds:.3f} s, {most:g} s are allowed; {stay.account.describe(stay.charged)}"
+                fault = fault_of(FaultKind.HELD_ACROSS_AWAIT, stay, absence.site, absence.awaiting, detail)
+                yield replace(fault, absent=absence.seconds)
+
+
+def _overdue(owner: Owner, policy: Policy) -> Iterable[Fault]:
+    if policy.max_hold is None or policy.allow_hold is not None:
+        return
+    for stay in tuple(owner.stays):
+        if not stay.is_fixtures and stay.charged > policy.max_hold and not stay.is_told:
+            stay.is_told = True
+            detail = f"{stay.charged:.3f} s; poolguard_max_hold is {policy.max_hold:g} s"
+            yield fault_of(FaultKind.OVERDUE, stay, *stay.wasted_at, detail)

@@ -1,0 +1,247 @@
+"""Watches over a run of pytest: whose test it is, when it has ended, and what it is told. The plugin registers it once a pool exists."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from sqla_poolguard._facts import Ending
+from sqla_poolguard._testing.faults import LEAKS, FaultKind, describe, fault_of
+from sqla_poolguard._testing.following import follow
+from sqla_poolguard._testing.forbidding import ForbiddenCalls
+from sqla_poolguard._testing.judgement import judge_end, suspect_tasks
+from sqla_poolguard._testing.keeping import place_of
+from sqla_poolguard._testing.policy import PoolguardWarning
+from sqla_poolguard._testing.stays import Owner
+from sqla_poolguard._testing.tasks import living_tasks, mark_left_over
+from sqla_poolguard._testing.witness import Witness
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from sqla_poolguard._facts import Site
+    from sqla_poolguard._testing.faults import Fault
+    from sqla_poolguard._testing.policy import Policy
+    from sqla_poolguard._testing.stays import Stay
+    from sqla_poolguard._testing.tally import Tally
+
+__all__ = ["Proctor"]
+
+_RUN: Final = "the run itself"
+_SECTION: Final = "sqla-poolguard"
+
+
+class Proctor:
+    """Holds every test to its policy."""
+
+    def __init__(self, policy: Policy, tally: Tally) -> None:
+        """
+        Begin in the middle of whatever runs: the pool's class has just been imported.
+
+        Args:
+            policy: what is demanded of tests without a marker.
+            tally: counts what is found, for the summary.
+        """
+        self._base = self.policy = policy
+        self._tally = tally
+        self._item: pytest.Item | None = None
+        self._faults: list[Fault] = []
+        self._has_leaked = False
+        """Whether the leak that this test must have was seen."""
+        self._fixtures: dict[Any, Owner] = {}
+        """Fixtures that outlive a test, and live."""
+        self._over: list[Owner] = []
+        """Such fixtures that have ended, and are to be judged with the test in whose teardown they did."""
+        running = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0]
+        self._late: list[Stay] = []
+        """What was checked out by tasks that had outlived their test."""
+        self.witness = Witness(Owner(running or _RUN), by_lineage=True, is_kept=self._is_kept)
+        self.witness.on_grant.append(self._check_nesting)
+        self.witness.on_grant.append(self._follow)
+        self._forbidden = ForbiddenCalls(policy.forbidden_calls, self._held, self._tell_call)
+
+    @property
+    def owner(self) -> Owner:
+        """Whose connections are checked out now."""
+        return self.witness.owner
+
+    # what pytest calls
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        """Begin a test; a second run of the same one is another."""
+        self._begin(item, Owner(item.nodeid))
+        try:
+            self._forbidden.verify()
+        except ValueError as error:
+            raise pytest.fail.Exception(str(error), pytrace=False) from None
+        result = yield
+        marker = item.get_closest_marker("poolguard")
+        try:
+            if marker is not None:
+                self.policy = self._base.with_marker(marker.args, marker.kwargs)
+        except ValueError as error:
+            raise pytest.fail.Exception(str(error), pytrace=False) from None
+        return result
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_fixture_setup(
+        self, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+    ) -> Generator[None, Any, Any]:
+        """Note whose is what a fixture checks out: its own, if it outlives the test."""
+        witness = self.witness
+        before = witness.owner, witness.fixture
+        if fixturedef.scope == "function":
+            witness.fixture = fixturedef.argname
+        else:
+            self._fixtures[fixturedef] = witness.owner = Owner(before[0].name, fixturedef.argname, fixturedef.scope)
+            witness.owner.place = place_of(fixturedef, request)
+            witness.fixture = None
+        try:
+            return (yield)
+        finally:
+            if witness.owner is not before[0]:
+                mark_left_over(witness.left_over, witness.owner)
+            witness.owner, witness.fixture = before
+
+    @pytest.hookimpl
+    def pytest_fixture_post_finalizer(self, fixturedef: pytest.FixtureDef[Any]) -> None:
+        """Note that a fixture has ended."""
+        owner = self._fixtures.pop(fixturedef, None)
+        if owner is not None:
+            self._over.append(owner)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        """Judge the tasks of a test when its code has ended: its event loop may end with its fixtures."""
+        earlier = weakref.WeakSet(living_tasks())
+        self._forbidden.enter()
+        try:
+            result = yield
+        finally:
+            self._forbidden.leave()
+        if self._item is item:
+            for stay in tuple(self.owner.stays):
+                stay.stop_counting()
+            suspect_tasks(self.owner, self.policy, earlier)
+            self._tell(item, "call")
+        return result
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        """Judge the rest of a test when its fixtures have ended."""
+        if self._item is not item:  # the pool was imported while it ran
+            self._begin(item, self.owner if self.owner.name == item.nodeid else Owner(item.nodeid))
+        try:
+            result = yield
+        except BaseException:
+            self.owner.has_failed = True
+            self._end(item)
+            raise
+        self._end(item)
+        return result
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+        """Note whether a test has failed by itself, expectedly or not."""
+        if self._item is item and call.excinfo is not None and not call.excinfo.errisinstance(pytest.skip.Exception):
+            self.owner.has_failed = True
+        return (yield)
+
+    def pytest_sessionfinish(self) -> None:
+        """Count what nobody could be told of any more."""
+        for stay in self._late:
+            if not stay.is_told and (stay.is_out or stay.ending is Ending.LEAKED):
+                self._tally.add(fault_of(FaultKind.LEFT_OUT if stay.is_out else FaultKind.LEAKED, stay), stay.owner.name)
+
+    # what it does
+
+    def _begin(self, item: pytest.Item, owner: Owner) -> None:
+        self._item, self.witness.owner, self.witness.fixture = item, owner, None
+        self._faults, self._has_leaked = [], False
+        self.policy = self._base
+
+    def _end(self, item: pytest.Item) -> None:
+        owner = self.owner
+        self._faults += judge_end(owner, self.policy, self._fixtures)
+        for fixture in self._over:
+            self._faults += judge_end(fixture, self.policy._replace(max_hold=None), self._fixtures)
+        self._over.clear()
+        for stay in tuple(owner.stays):
+            self._tally.add_hold(stay)
+        if self.policy.ledger:
+            self._tally.add_ledger(owner.name, owner.stays)
+        mark_left_over(self.witness.left_over, owner)
+        self._item, self.witness.owner = None, Owner(_RUN)
+        self._tell(item, "teardown", owner)
+
+    def _check_nesting(self, stay: Stay) -> None:
+        most = self.policy.max_nesting
+        if most is None or stay.task is None or self.policy.allow_hold is not None:
+            return
+        own = [other for other in self.witness.now_out() if other.pool == stay.pool and other.task == stay.task]
+        if len(own) > most:
+            others = ", ".join(str(other.site) for other in own if other is not stay)
+            detail = f"it had {len(own) - 1} already, checked out at {others}; poolguard_max_nesting is {most}"
+            self._faults.append(fault_of(FaultKind.NESTED, stay, detail=detail))
+
+    def _is_kept(self, stay: Stay) -> bool:
+        """Tell whether a lease that has ended is worth keeping until its test has."""
+        policy, account = self.policy, stay.account
+        return (
+            stay.ending in {Ending.LEAKED, Ending.RECLAIMED}
+            or stay.is_cut_off
+            or bool(stay.elsewhere)
+            or policy.ledger
+            or (policy.max_hold is not None and stay.charged > policy.max_hold)
+            or (account is not None and account.elsewhere > 0)
+        )
+
+    def _follow(self, stay: Stay) -> None:
+        self._forbidden.look_again()
+        if stay.owner.has_ended:
+            self._late.append(stay)
+        if self.policy.ledger or (self.policy.is_exact and not stay.is_fixtures):
+            follow(stay)
+
+    def _held(self) -> list[Stay]:
+        """Give the connections with which no forbidden call may be made."""
+        if self.policy.allow_hold is not None:
+            return []
+        return [stay for stay in self.witness.now_out() if not stay.is_fixtures]
+
+    def _tell_call(self, stay: Stay, at: Site, call: str) -> bool:
+        """Note a forbidden call: whoever makes it may swallow what it raises."""
+        self._faults.append(fault_of(FaultKind.FORBIDDEN_CALL, stay, at, call))
+        return self.policy.mode == "strict"
+
+    def _tell(self, item: pytest.Item, when: str, owner: Owner | None = None) -> None:
+        """
+        Fail the test for what was found, or warn.
+
+        Raises:
+            pytest.fail.Exception: strict, and there is something.
+        """
+        owner = owner or self.owner
+        faults, self._faults = self._faults, []
+        if self.policy.expect_leak:
+            leaks = [fault for fault in faults if fault.kind in LEAKS]
+            faults = [fault for fault in faults if fault.kind not in LEAKS]
+            self._has_leaked = self._has_leaked or bool(leaks)
+            if when == "teardown" and not self._has_leaked and not owner.has_failed:
+                pytest.fail("expect_leak=True, but every connection came back; remove it from the marker", pytrace=False)
+        if not faults:
+            return
+        for fault in faults:
+            self._tally.add(fault, owner.name)
+            item.user_properties.append(("poolguard", fault.headline))
+        text = describe(faults)
+        if owner.has_failed:
+            item.add_report_section(when, _SECTION, f"This test failed by itself, and left this:\n{text}")
+        elif self.policy.mode == "warn":
+            item.warn(PoolguardWarning(text))
+        else:
+            pytest.fail(f"{_SECTION}: {text}", pytrace=False)

@@ -1,0 +1,125 @@
+"""The tasks of this process, whichever loop they belong to: those that a test left over, and those that hold a connection."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from asyncio import sleep, tasks
+from asyncio.events import _get_running_loop
+from time import monotonic
+from time import sleep as sleep_in_thread
+from typing import TYPE_CHECKING, Any, Final
+
+from sqla_poolguard._awaits import chain_of, context_of
+from sqla_poolguard._testing.witness import lineage
+
+if TYPE_CHECKING:
+    import weakref
+    from asyncio import AbstractEventLoop, Task
+    from collections.abc import Iterable
+
+    from sqla_poolguard._testing.stays import Owner, Stay
+
+__all__ = ["is_runner", "living_tasks", "mark_left_over", "quiesce", "until_back"]
+
+_REGISTERS: Final = ("_scheduled_tasks", "_eager_tasks", "_all_tasks")
+"""Where asyncio keeps all tasks; which of them there are depends on the version of Python."""
+_RUNNERS: Final = frozenset({"TestRunner._run_tests_and_fixtures"})
+"""Tasks in which a test framework runs all tests and fixtures: anyio's."""
+_TURNS: Final = 10
+"""Turns of its loop that a connection has to come back in when no task is left that could bring it."""
+_LONGEST_PAUSE: Final = 0.01
+
+
+def is_runner(task: Task[Any]) -> bool:
+    """Tell whether a test framework runs the tests themselves in a task."""
+    return getattr(task.get_coro(), "__qualname__", "") in _RUNNERS
+
+
+def living_tasks() -> list[Task[Any]]:
+    """Give all tasks that have not finished, but those in which a framework runs the tests."""
+    found: dict[int, Task[Any]] = {}
+    for register in _REGISTERS:
+        known = getattr(tasks, register, None)
+        if known:
+            found.update((id(task), task) for task in _listed(known))
+    if not found:
+        return []
+    return [task for task in found.values() if not task.done() and not task.get_loop().is_closed() and not is_runner(task)]
+
+
+def _listed(register: Iterable[Task[Any]]) -> list[Task[Any]]:
+    while True:
+        try:
+            return list(register)
+        except RuntimeError:  # another thread has made a task meanwhile
+            continue
+
+
+def mark_left_over(known: weakref.WeakKeyDictionary[Task[Any], Owner], owner: Owner) -> None:
+    """
+    Note, in the context of every task that is left over, whose it is; the tasks that it begins inherit that.
+
+    In a loop that runs in another thread their contexts are left alone: they may be running at this moment.
+
+    Args:
+        known: tasks that somebody else has left over before; the new ones are added.
+        owner: who has left these.
+    """
+    for task in living_tasks():
+        if task in known:
+            continue
+        known[task] = owner
+        if task.get_loop().is_running():
+            continue
+        context = context_of(chain_of(task))
+        if context is not None:
+            with contextlib.suppress(RuntimeError):  # it is entered
+                context.run(lineage.set, owner)
+
+
+def quiesce(stays: Iterable[Stay], seconds: float) -> None:
+    """
+    Give connections time to come back, as long as anybody is left who could bring them.
+
+    Args:
+        stays: what is out.
+        seconds: how long, at most, for each event loop.
+    """
+    by_loop: dict[AbstractEventLoop, list[Stay]] = {}
+    for stay in stays:
+        if stay.loop is not None:
+            by_loop.setdefault(stay.loop, []).append(stay)
+    for loop, out in by_loop.items():
+        if loop.is_closed() or _get_running_loop() is not None:
+            continue
+        if loop.is_running():  # in another thread
+            _wait_for_thread(out, seconds)
+        else:
+            loop.run_until_complete(until_back(out, seconds))
+
+
+def _wait_for_thread(stays: list[Stay], seconds: float) -> None:
+    until = monotonic() + seconds
+    while any(stay.is_out for stay in stays) and monotonic() < until:
+        sleep_in_thread(_LONGEST_PAUSE)
+
+
+async def until_back(stays: list[Stay], seconds: float) -> None:
+    """
+    Let the loop run until connections are back, or nobody is left who could bring them.
+
+    Args:
+        stays: what is out.
+        seconds: how long, at most.
+    """
+    own, loop = asyncio.current_task(), asyncio.get_running_loop()
+    until, pause, turns = monotonic() + seconds, 0.0, 0
+    while any(stay.is_out for stay in stays) and monotonic() < until:
+        others = [task for task in living_tasks() if task is not own and task.get_loop() is loop]
+        turns += 1
+        if not others and turns > _TURNS:
+            return
+        await sleep(pause)
+        if turns > _TURNS:
+            pause = min(pause + 0.001, _LONGEST_PAUSE)

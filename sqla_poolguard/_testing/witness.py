@@ -1,0 +1,136 @@
+"""Sees every connection that goes out and comes back while tests run, and notes whose it is. Nothing of it is there otherwise."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import weakref
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final
+
+from sqla_poolguard._callsite import capture
+from sqla_poolguard._facts import Ending
+from sqla_poolguard._pool import GuardedPool
+from sqla_poolguard._testing.stays import Stay
+
+if TYPE_CHECKING:
+    from asyncio import Task
+    from collections.abc import Callable
+
+    from sqla_poolguard._record import GuardedRecord
+    from sqla_poolguard._testing.stays import Owner
+
+__all__ = ["Witness", "lineage"]
+
+_log: Final = logging.getLogger("sqla_poolguard")
+
+lineage: Final[ContextVar[Owner | None]] = ContextVar("sqla_poolguard_lineage", default=None)
+"""Whose task this is, in tasks that were left over by a test, and in those that these begin."""
+
+_witnesses: Final[list[Witness]] = []
+_stack: Final = capture("stack")
+
+
+class Witness:
+    """
+    Stands at both doors of `GuardedPool` while it is on duty.
+
+    The class's two methods are wrapped then, and put back when the last one goes: a checkout outside of tests pays nothing.
+    """
+
+    def __init__(self, owner: Owner, *, by_lineage: bool = False, is_kept: Callable[[Stay], bool] = lambda _: True) -> None:
+        """
+        Begin, off duty.
+
+        Args:
+            owner: who owns what is checked out from now on.
+            by_lineage: whether tasks that were left over go on to own what they check out.
+            is_kept: tells of a lease that has ended whether its owner keeps it; the garbage collector may call.
+        """
+        self.owner = owner
+        self._by_lineage = by_lineage
+        self._is_kept = is_kept
+        self.fixture: str | None = None
+        """The fixture that is being set up."""
+        self.left_over: weakref.WeakKeyDictionary[Task[Any], Owner] = weakref.WeakKeyDictionary()
+        """Tasks that outlived their test, and whose they are."""
+        self.out: dict[GuardedRecord, Stay] = {}
+        self.on_grant: list[Callable[[Stay], None]] = []
+        """Called for every checkout, in the task that checks out."""
+
+    def enter(self) -> None:
+        """Go on duty."""
+        if not _witnesses:
+            _wrap()
+        _witnesses.append(self)
+
+    def leave(self) -> None:
+        """Go off duty."""
+        if self in _witnesses:
+            _witnesses.remove(self)
+            if not _witnesses:
+                _unwrap()
+        self.out.clear()
+
+    def now_out(self) -> list[Stay]:
+        """Give what is out at this moment, the oldest first."""
+        while True:
+            try:
+                return list(self.out.values())
+            except RuntimeError:  # the garbage collector, or another thread, has taken one out meanwhile
+                continue
+
+    def granted(self, record: GuardedRecord, place: Any) -> None:
+        """Note a checkout."""
+        owner = lineage.get() if self._by_lineage else None
+        if owner is None and self.left_over and record.lease.task is not None:
+            owner = self.left_over.get(record.lease.task())  # type: ignore[arg-type] # it runs: it lives
+            lineage.set(owner)  # Python 3.11 does not always tell a task's context from outside
+        if owner is None:
+            owner = self.owner
+        stay = self.out[record] = Stay(record, place, owner, self.fixture)
+        owner.stays[stay] = None
+        for tell in self.on_grant:
+            tell(stay)
+
+    def ended(self, record: GuardedRecord) -> None:
+        """Note that a connection comes back; the garbage collector may call."""
+        stay = self.out.pop(record, None)
+        if stay is not None and record.lease.granted_at == stay.granted_at:
+            usual = Ending.CHECKED_IN if record.dbapi_connection is not None else Ending.DETACHED
+            stay.end(record, record.lease.ending or usual)
+            if not self._is_kept(stay):
+                stay.owner.stays.pop(stay, None)
+
+
+def _wrap() -> None:
+    """Stand at the doors."""
+    connect, do_return = GuardedPool.connect, GuardedPool._do_return_conn
+
+    @functools.wraps(connect)
+    def seen_connect(self: GuardedPool) -> Any:
+        fairy: Any = connect(self)
+        record = fairy._connection_record
+        if record.lease.granted_at is not None:
+            try:
+                place = _stack(2)
+                for witness in tuple(_witnesses):
+                    witness.granted(record, place)
+            except Exception:  # noqa: BLE001 - the checkout is none the worse for it
+                _log.exception("bug: a checkout could not be watched")
+        return fairy
+
+    @functools.wraps(do_return)
+    def seen_return(self: GuardedPool, record: Any) -> None:
+        if record.lease.granted_at is not None:
+            for witness in tuple(_witnesses):
+                witness.ended(record)
+        do_return(self, record)
+
+    GuardedPool.connect, GuardedPool._do_return_conn = seen_connect, seen_return  # type: ignore[method-assign]
+
+
+def _unwrap() -> None:
+    """Go, and leave the doors as they were."""
+    for name in ("connect", "_do_return_conn"):
+        setattr(GuardedPool, name, vars(GuardedPool)[name].__wrapped__)

@@ -1,0 +1,392 @@
+"""Fixtures of every scope that hold connections, in every kind of loop: what is theirs is not the test's."""
+
+from __future__ import annotations
+
+import pytest
+
+pytestmark = pytest.mark.filterwarnings("ignore:The garbage collector is trying:sqlalchemy.exc.SAWarning")
+
+SCOPES = ["function", "class", "module", "package", "session"]
+WIDE = SCOPES[1:]
+
+FIXTURES = """
+    import pytest_asyncio
+
+    @{fixture}(scope="{scope}")
+    def engine():
+        return new_engine()
+
+    @{fixture}(scope="{scope}")
+    async def session(engine):
+        async with AsyncSession(engine) as session:
+            yield session
+
+    @{fixture}(scope="{scope}")
+    async def connection(engine):
+        connection = await engine.connect()
+        await connection.begin()
+        yield AsyncSession(connection)
+        await connection.close()
+
+    @{fixture}(scope="{scope}")
+    async def client(engine):
+        class App:
+            pass
+        async with AsyncSession(engine) as session:
+            app = App()
+            app.overrides = {{"get_db": lambda: session}}
+            yield app
+        await engine.dispose()
+
+    @{fixture}(scope="{scope}")
+    async def worker(engine):
+        async def work():
+            async with engine.connect() as connection:
+                await connection.execute(SELECT)
+                await asyncio.sleep(60)
+        task = asyncio.create_task(work())
+        await asyncio.sleep(0.01)
+        yield
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+"""
+TESTS = """
+    {mark}
+    class TestAll:
+        async def test_lazily(self, session):
+            await session.execute(SELECT)
+
+        async def test_again(self, session, connection, worker):
+            await session.execute(SELECT)
+            await connection.execute(SELECT)
+
+        async def test_guilty(self, engine, session):
+            await session.execute(SELECT)
+            KEPT.append(await engine.connect())
+
+        async def test_client(self, client, worker):
+            await client.overrides["get_db"]().execute(SELECT)
+
+        async def test_last(self, engine, connection):
+            await slowly(engine, 0.01)
+"""
+MARKS = {
+    "auto": "",
+    "strict": "@pytest.mark.asyncio(loop_scope='{scope}')",
+    "anyio": "@pytest.mark.anyio",
+}
+
+
+def run_scope(suite, scope, kind, source=TESTS, fixtures=FIXTURES, **ini):
+    """Run the suite with fixtures of a scope, on one kind of loops."""
+    mark = MARKS[kind].format(scope=scope)
+    fixture = "pytest_asyncio.fixture" if kind == "strict" else "pytest.fixture"
+    head = "    @pytest.fixture(scope='session')\n    def anyio_backend():\n        return 'asyncio'\n" if kind == "anyio" else ""
+    ini = {"asyncio_mode": "auto" if kind == "auto" else "strict", "asyncio_default_fixture_loop_scope": scope, **ini}
+    if kind == "auto":
+        ini["asyncio_default_test_loop_scope"] = scope
+    return suite(head + fixtures.format(scope=scope, fixture=fixture) + source.format(mark=mark), poolguard_quiesce="0.05", **ini)
+
+
+@pytest.mark.parametrize("kind", MARKS)
+@pytest.mark.parametrize("scope", SCOPES)
+def test_fixtures_may_hold(suite, scope, kind):
+    """Sessions of fixtures, used when a test first needs them, their workers and their clients are theirs; what a test leaves is its own."""
+    run = run_scope(suite, scope, kind)
+    assert set(run.blamed) == {"test_guilty"}, run.text
+    assert "in TestAll.test_guilty" in run.blamed["test_guilty"]
+    assert [name for name, result in run.results.items() if result != "passed"] == ["test_guilty"]
+
+
+def test_fixtures_of_another_loop(suite):
+    """A session of the session's loop, and tests that each have a loop of their own, with connections of their own from the same engine."""
+    run = suite(
+        FIXTURES.format(fixture="pytest_asyncio.fixture", scope="session")
+        + """
+    async def test_own(engine, session, worker):
+        await slowly(engine, 0.01)
+
+    async def test_again(engine, connection):
+        await slowly(engine, 0.01)
+        await slowly(engine, 0.01)
+
+    async def test_guilty(engine, session):
+        KEPT.append(await engine.connect())
+
+    async def test_drops(engine):
+        await engine.connect()
+
+    async def test_last(engine, connection):
+        await slowly(engine, 0.01)
+    """,
+        asyncio_default_fixture_loop_scope="session",
+        asyncio_default_test_loop_scope="function",
+    )
+    assert set(run.blamed) == {"test_guilty", "test_drops"}, run.text
+
+
+@pytest.mark.parametrize("kind", MARKS)
+@pytest.mark.parametrize("scope", WIDE)
+def test_a_fixture_that_leaks_is_named(suite, scope, kind):
+    """What a fixture leaves when it ends is told with its name, where pytest tells of its end."""
+    fixtures = (
+        FIXTURES
+        + """
+    @{fixture}(scope="{scope}")
+    async def careless(engine):
+        KEPT.append(await engine.connect())
+        yield
+"""
+    )
+    source = """
+    {mark}
+    class TestAll:
+        async def test_one(self, careless):
+            pass
+
+        async def test_two(self, careless):
+            pass
+"""
+    run = run_scope(suite, scope, kind, source, fixtures)
+    assert set(run.blamed) == {"test_two"}, run.text
+    assert "in careless" in run.blamed["test_two"]
+    assert "in the setup of fixture 'careless'" in run.blamed["test_two"]
+    assert "which ended here" in run.blamed["test_two"]
+
+
+ENDS_TASKS = """
+    @pytest.fixture
+    async def spawn():
+        tasks = []
+        yield lambda coroutine: tasks.append(asyncio.create_task(coroutine))
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    @pytest.fixture
+    def forgets():
+        tasks = []
+        yield lambda coroutine: tasks.append(asyncio.create_task(coroutine))
+
+    async def test_ended_by_fixture(engine, spawn):
+        spawn(slowly(engine, 60))
+        await asyncio.sleep(0.01)
+
+    async def test_ended_by_nobody(engine, forgets):
+        forgets(slowly(engine, 60))
+        await asyncio.sleep(0.01)
+
+    async def test_after(engine):
+        await slowly(engine, 0)
+"""
+
+
+def test_fixture_ends_tasks_of_the_test(suite):
+    """A task that a fixture ends with the test may hold until then; one that ends only with the event loop may not."""
+    run = suite(ENDS_TASKS, poolguard_quiesce="0.05")
+    assert run.results == {"test_ended_by_fixture": "passed", "test_ended_by_nobody": "error", "test_after": "passed"}, run.text
+    assert "connection held by a background task at the end" in run.blamed["test_ended_by_nobody"]
+    assert "at test_it.py:22 in slowly" in run.blamed["test_ended_by_nobody"]
+
+
+SLOW_TEARDOWN = """
+    @pytest.fixture
+    async def session(engine):
+        async with AsyncSession(engine) as session:
+            yield session
+
+    @pytest.fixture
+    async def slow(session):
+        yield
+        await asyncio.sleep(0.2)
+
+    async def test_innocent(session, slow):
+        await session.execute(SELECT)
+
+    async def test_guilty(session, slow):
+        await session.execute(SELECT)
+        await asyncio.sleep(0.2)
+"""
+
+
+@pytest.mark.parametrize("option", ["poolguard_max_foreign_await", "poolguard_max_hold"])
+def test_slow_fixture_is_not_the_tests(suite, option):
+    """What fixtures take to end is not held against the test."""
+    run = suite(SLOW_TEARDOWN, **{option: "0.1"})
+    assert run.results == {"test_innocent": "passed", "test_guilty": "error"}, run.text
+
+
+def test_mocks_of_the_test_are_its_own(suite):
+    """Neither the pool's thread nor the time that tasks are given calls what a test has put in the place of `sleep`."""
+    source = """
+    import time, unittest.mock
+
+    @pytest.fixture
+    def no_sleep(monkeypatch):
+        sleep = asyncio.sleep
+        monkeypatch.setattr(asyncio, "sleep", unittest.mock.AsyncMock())
+        return sleep
+
+    async def test_background(engine, no_sleep):
+        async def soon():
+            async with engine.connect() as connection:
+                await connection.execute(SELECT)
+                await no_sleep(0.05)
+        KEPT.append(asyncio.create_task(soon()))
+        await no_sleep(0.01)
+        asyncio.sleep.assert_not_awaited()
+
+    async def test_thread(engine):
+        with unittest.mock.patch("time.sleep") as sleep:
+            async with engine.connect() as connection:
+                await connection.execute(SELECT)
+                time.sleep(3)
+                await asyncio.sleep(0.3)
+        sleep.assert_called_once_with(3)
+    """
+    run = suite(source)
+    assert set(run.results.values()) == {"passed"}, run.text
+
+
+XUNIT = """
+    import threading
+
+    class Client:
+        def call(self, coroutine):
+            return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(5)
+
+        def __init__(self):
+            self.loop, self.engine = asyncio.new_event_loop(), new_engine()
+            self.thread = threading.Thread(target=self.loop.run_forever)
+            self.thread.start()
+            self.go = asyncio.Event()
+            async def begin():
+                self.worker = asyncio.create_task(self.work())
+                await asyncio.sleep(0)
+            self.call(begin())
+
+        async def work(self):
+            await self.go.wait()
+            async with self.engine.connect() as connection:
+                await connection.execute(SELECT)
+                await asyncio.sleep(60)
+
+        async def begin_to_work(self):
+            self.go.set()
+            await asyncio.sleep(0.02)
+
+        def close(self):
+            async def end():
+                self.worker.cancel()
+                await asyncio.gather(self.worker, return_exceptions=True)
+            self.call(end())
+            self.loop.call_soon_threadsafe(self.loop.stop)
+            self.thread.join()
+            self.loop.close()
+
+    def setup_module(module):
+        module.loop = asyncio.new_event_loop()
+        module.session = AsyncSession(new_engine())
+
+    def teardown_module(module):
+        module.loop.run_until_complete(module.session.close())
+        module.loop.close()
+
+    @pytest.fixture(scope="module")
+    def client():
+        client = Client()
+        yield client
+        client.close()
+
+    @pytest.fixture(scope="class")
+    def session_of_class(request):
+        request.cls.own = AsyncSession(new_engine())
+        yield
+        loop.run_until_complete(request.cls.own.close())
+
+    def test_module():
+        loop.run_until_complete(session.execute(SELECT))
+
+    def test_thread(client):
+        client.call(client.begin_to_work())
+
+    def test_after():
+        pass
+
+    class TestClass:
+        @classmethod
+        def setup_class(cls):
+            cls.session = AsyncSession(new_engine())
+
+        @classmethod
+        def teardown_class(cls):
+            loop.run_until_complete(cls.session.close())
+
+        def test_class(self):
+            loop.run_until_complete(self.session.execute(SELECT))
+
+        def test_fixture(self, session_of_class):
+            loop.run_until_complete(self.own.execute(SELECT))
+
+        def test_after(self):
+            pass
+"""
+
+
+def test_what_setup_functions_keep(suite):
+    """What `setup_class`, `setup_module` and `request.cls` keep, and a wide fixture's worker in another thread, is not the test's."""
+    run = suite(XUNIT, poolguard_quiesce="0.05")
+    assert set(run.results.values()) == {"passed"}, run.text
+    assert len(run.results) == 5
+
+
+def test_task_of_a_wide_fixture_that_a_test_begins(suite):
+    """A task that a test begins and a wide fixture keeps and ends is the fixture's."""
+    source = """
+    class Service:
+        task = None
+
+        async def ensure(self, engine):
+            if self.task is None:
+                self.task = asyncio.create_task(slowly(engine, 60))
+                await asyncio.sleep(0.01)
+
+    @pytest.fixture(scope="module")
+    async def service():
+        service = Service()
+        yield service
+        service.task.cancel()
+        await asyncio.gather(service.task, return_exceptions=True)
+
+    async def test_service(engine, service):
+        await service.ensure(engine)
+
+    async def test_after(engine):
+        await slowly(engine, 0)
+    """
+    options = {"asyncio_default_test_loop_scope": "module", "asyncio_default_fixture_loop_scope": "module"}
+    run = suite(source, poolguard_quiesce="0.05", **options)
+    assert set(run.results.values()) == {"passed"}, run.text
+
+
+def test_leak_into_a_wide_fixture(suite):
+    """What a test leaves in a wide fixture's object is told when that ends, of the test that has checked it out."""
+    source = """
+    @pytest.fixture(scope="module")
+    def registry():
+        return []
+
+    async def test_guilty(engine, registry):
+        registry.append(await engine.connect())
+
+    async def test_innocent(engine, registry):
+        await slowly(engine, 0)
+    """
+    run = suite(source)
+    told = run.text
+    assert (
+        "checked out in test_it.py::test_guilty, kept by fixture 'registry' (module scope), which ended here: this test is not"
+        in told
+    )
+    assert "in the setup of" not in told
