@@ -8,6 +8,7 @@ import sys
 from asyncio import current_task
 from contextvars import copy_context
 from functools import partial
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final
 from unittest import mock
 
@@ -66,6 +67,8 @@ class ForbiddenCalls:
         self._held = held
         self._tell = tell
         self._is_on = False
+        self._thread: int | None = None
+        """The thread that runs the tests."""
         self._modules = 0
         """How many modules were imported when it last looked for functions."""
         self._guards: dict[tuple[int, str], tuple[Any, Any]] = {}
@@ -94,13 +97,13 @@ class ForbiddenCalls:
     def enter(self) -> None:
         """Stand before every function whose module is imported by now, and know every mock that takes its place later."""
         if self._calls:
-            self._is_on = True
+            self._is_on, self._thread = True, get_ident()
             self._stand()
             self._ends = [while_replacing(self._step_aside, self._stand), when_mocks_are_called(self._look)]
 
     def look_again(self) -> None:
-        """Stand before the functions of modules that were imported since."""
-        if self._is_on and len(sys.modules) != self._modules:
+        """Stand before the functions of modules that were imported since; a checkout in another thread must not come between a replacement."""
+        if self._is_on and len(sys.modules) != self._modules and get_ident() == self._thread:
             self._step_aside()
             self._stand()
 

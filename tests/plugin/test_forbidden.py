@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
+import threading
 import types
 
 import httpx  # noqa: F401 - so that no run inside imports it anew
 import pytest
+
+from sqla_poolguard._testing.forbidding import ForbiddenCalls
 
 MODULES = """
     import types
@@ -434,3 +437,22 @@ def test_libraries_that_are_known(suite, pytester):
     guilty = [number for number, line in enumerate(written, 1) if "# HERE" in line]
     for name, line in zip(LIBRARIES, guilty, strict=True):
         assert f" called at test_it.py:{line} while a connection is held" in run.told[f"test_{name}"], run.told[f"test_{name}"]
+
+
+def test_another_thread_replaces_nothing(monkeypatch):
+    """A checkout in another thread may come while the test's own replaces something: it leaves that alone."""
+    calls = ForbiddenCalls(["time:sleep", "late_module:ask"], list, lambda *_: True)
+    late = types.ModuleType("late_module")
+    ask = late.ask = lambda: None
+    calls.enter()
+    try:
+        monkeypatch.setitem(sys.modules, "late_module", late)
+        thread = threading.Thread(target=calls.look_again)
+        thread.start()
+        thread.join()
+        assert late.ask is ask
+        calls.look_again()
+        assert late.ask is not ask
+    finally:
+        calls.leave()
+    assert late.ask is ask
