@@ -129,7 +129,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """Leave everything as it was."""
     desk = config.stash.get(_DESK, None)
     if desk is not None and desk.proctor is not None:
-        desk.proctor.witness.leave()
+        desk.proctor.leave()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -181,7 +181,7 @@ def _begin(config: pytest.Config) -> None:
         from sqla_poolguard._testing.proctor import Proctor  # noqa: PLC0415 - it imports SQLAlchemy
 
         desk.proctor = Proctor(desk.policy, desk.tally)
-        desk.proctor.witness.enter()
+        desk.proctor.enter()
         config.pluginmanager.register(desk.proctor, "poolguard-proctor")
 
     _arrival.when_there(stand_by)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +18,14 @@ from sqla_poolguard._testing.tasks import is_runner, quiesce
 
 if TYPE_CHECKING:
     import weakref
-    from asyncio import Task
+    from asyncio import AbstractEventLoop, Task
     from collections.abc import Iterable, Mapping
 
     from sqla_poolguard._testing.faults import Fault
     from sqla_poolguard._testing.policy import Policy
     from sqla_poolguard._testing.stays import Owner, Stay
 
-__all__ = ["accuse", "judge_end", "suspect_tasks"]
+__all__ = ["accuse", "judge_end", "suspect_rest", "suspect_tasks"]
 
 
 def suspect_tasks(owner: Owner, policy: Policy, earlier: weakref.WeakSet[Task[Any]]) -> None:
@@ -44,6 +45,23 @@ def suspect_tasks(owner: Owner, policy: Policy, earlier: weakref.WeakSet[Task[An
     for stay in held:
         if stay.is_out and stay.holder is not None:
             stay.suspicion = _held_by_task(stay)
+
+
+def suspect_rest(stays: Iterable[Stay], loop: AbstractEventLoop, policy: Policy) -> None:
+    """
+    Look at what is out when an event loop is about to end: what comes back from then on has been cut off.
+
+    Args:
+        stays: what is out.
+        loop: the event loop, which does not run.
+        policy: what is demanded of the test that runs.
+    """
+    held = [stay for stay in stays if stay.loop is loop and _is_suspect(stay) and not _is_declared(stay, policy)]
+    if held and not isinstance(sys.exception(), (KeyboardInterrupt, SystemExit)):
+        quiesce(held, policy.quiesce)
+    for stay in held:
+        if stay.is_out:
+            stay.suspicion = _fault_of_rest(stay)
 
 
 def judge_end(owner: Owner, policy: Policy, fixtures: Mapping[Any, Owner]) -> list[Fault]:
@@ -90,6 +108,12 @@ def _is_in_background(stay: Stay, earlier: weakref.WeakSet[Task[Any]]) -> bool:
     return holder is not None and holder not in earlier and not is_runner(holder)
 
 
+def _is_suspect(stay: Stay) -> bool:
+    holder = stay.holder
+    is_open = stay.is_out and not stay.is_told and stay.suspicion is None and not stay.owner.has_ended
+    return is_open and (holder is None or not is_runner(holder))
+
+
 def _is_declared(stay: Stay, policy: Policy) -> bool:
     """Tell whether a hold was declared to be right: by the marker, `allow_hold` or the execution option."""
     if policy.allow_hold is not None or stay.declared is not None:
@@ -118,11 +142,14 @@ def _held_by_task(stay: Stay) -> Fault:
 
 def accuse(stay: Stay) -> Fault:
     """Tell what is wrong with a connection that is out and should not be."""
+    stay.is_told = True
+    return _fault_of_rest(stay)
+
+
+def _fault_of_rest(stay: Stay) -> Fault:
     holder = stay.holder
     if holder is not None and holder is not this_task() and not is_runner(holder) and not holder.get_loop().is_closed():
-        stay.is_told = True
         return _held_by_task(stay)
-    stay.is_told = True
     is_over = stay.task is not None and holder is None
     return fault_of(FaultKind.ORPHANED if is_over else FaultKind.LEFT_OUT, stay)
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from sqla_poolguard._facts import Ending
+from sqla_poolguard._testing.ending import when_loops_end
 from sqla_poolguard._testing.faults import LEAKS, FaultKind, describe, fault_of
 from sqla_poolguard._testing.following import follow
 from sqla_poolguard._testing.forbidding import ForbiddenCalls
-from sqla_poolguard._testing.judgement import judge_end, suspect_tasks
+from sqla_poolguard._testing.judgement import judge_end, suspect_rest, suspect_tasks
 from sqla_poolguard._testing.keeping import place_of
 from sqla_poolguard._testing.policy import PoolguardWarning
 from sqla_poolguard._testing.stays import Owner
@@ -20,7 +21,8 @@ from sqla_poolguard._testing.tasks import living_tasks, mark_left_over
 from sqla_poolguard._testing.witness import Witness
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from asyncio import AbstractEventLoop, Task
+    from collections.abc import Callable, Generator
 
     from sqla_poolguard._facts import Site
     from sqla_poolguard._testing.faults import Fault
@@ -61,12 +63,23 @@ class Proctor:
         self.witness = Witness(Owner(running or _RUN), by_lineage=True, is_kept=self._is_kept)
         self.witness.on_grant.append(self._check_nesting)
         self.witness.on_grant.append(self._follow)
+        self._leave_loops: Callable[[], None] = lambda: None
         self._forbidden = ForbiddenCalls(policy.forbidden_calls, self._held, self._tell_call)
 
     @property
     def owner(self) -> Owner:
         """Whose connections are checked out now."""
         return self.witness.owner
+
+    def enter(self) -> None:
+        """Go on duty."""
+        self.witness.enter()
+        self._leave_loops = when_loops_end(self._loop_ends)
+
+    def leave(self) -> None:
+        """Go off duty, and leave everything as it was."""
+        self._leave_loops()
+        self.witness.leave()
 
     # what pytest calls
 
@@ -120,13 +133,15 @@ class Proctor:
         earlier = weakref.WeakSet(living_tasks())
         self._forbidden.enter()
         try:
-            result = yield
-        finally:
-            self._forbidden.leave()
+            try:
+                result = yield
+            finally:
+                self._forbidden.leave()
+        except (Exception, pytest.fail.Exception, pytest.skip.Exception):
+            self._suspect(item, earlier)
+            raise
+        self._suspect(item, earlier)
         if self._item is item:
-            for stay in tuple(self.owner.stays):
-                stay.stop_counting()
-            suspect_tasks(self.owner, self.policy, earlier)
             self._tell(item, "call")
         return result
 
@@ -163,6 +178,15 @@ class Proctor:
         self._item, self.witness.owner, self.witness.fixture = item, owner, None
         self._faults, self._has_leaked = [], False
         self.policy = self._base
+
+    def _suspect(self, item: pytest.Item, earlier: weakref.WeakSet[Task[Any]]) -> None:
+        if self._item is item:
+            for stay in tuple(self.owner.stays):
+                stay.stop_counting()
+            suspect_tasks(self.owner, self.policy, earlier)
+
+    def _loop_ends(self, loop: AbstractEventLoop) -> None:
+        suspect_rest(self.witness.now_out(), loop, self.policy)
 
     def _end(self, item: pytest.Item) -> None:
         owner = self.owner

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
-from greenlet import getcurrent
-
 from sqla_poolguard._callsite import site_of, stack_of
 from sqla_poolguard._holds import declared_in
+from sqla_poolguard._testing.ending import is_loop_ending
 
 if TYPE_CHECKING:
     import weakref
     from asyncio import AbstractEventLoop, Task
-    from types import FrameType
 
     from sqla_poolguard._callsite import Place
     from sqla_poolguard._facts import Ending, Site
@@ -23,20 +20,6 @@ if TYPE_CHECKING:
     from sqla_poolguard._testing.faults import Fault
 
 __all__ = ["Owner", "Stay"]
-
-
-def is_loop_ending() -> bool:
-    """Tell whether all tasks of a loop are being cancelled, since that ends."""
-    frame: FrameType | None = sys._getframe(1)
-    inside = getcurrent()
-    while frame is not None:
-        if frame.f_code.co_name == "_cancel_all_tasks":  # of `asyncio.runners`, and of those that have it from there
-            return True
-        frame = frame.f_back
-        if frame is None and inside.parent is not None:
-            inside = inside.parent
-            frame = inside.gr_frame
-    return False
 
 
 class Owner:
@@ -136,7 +119,7 @@ class Stay:
         self.taken_from: str | None = None
         """The test that has checked it out, if a fixture turned out to keep it."""
         self.is_cut_off = False
-        """Whether it came back only when a suspected task was cancelled with its event loop."""
+        """Whether it came back, a suspect, only because its event loop ended."""
         self._charged: float | None = None
         self._clock = record.guarded._clock
 

@@ -93,6 +93,7 @@ FLOORS = {
     "_testing.calls": DOORS,
     "_testing.clock": DOORS,
     "_testing.driver": DOORS,
+    "_testing.ending": DOORS,
     "_testing.everywhere": DOORS,
     "_testing.exhaustion": DOORS,
     "_testing.faults": DOORS,
