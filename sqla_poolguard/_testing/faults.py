@@ -90,6 +90,8 @@ class Fault:
     """More evidence."""
     absent: float = 0.0
     """How long its holder awaited something else, where that is what is wrong."""
+    test: str | None = None
+    """The test that has checked it out, where that was over when it came to light."""
 
     @property
     def headline(self) -> str:
@@ -104,11 +106,16 @@ class Fault:
 
 def fault_of(kind: FaultKind, stay: Stay, current: Site | None = None, awaiting: str | None = None, detail: str = "") -> Fault:
     """Accuse somebody of what happened with a connection."""
-    fixture = stay.fixture or (stay.owner.fixture if stay.taken_from is None else None)
-    if not detail and stay.owner.fixture is not None:
-        checked_out = f"checked out in {stay.taken_from}, " if stay.taken_from is not None else ""
-        detail = f"{checked_out}kept by {stay.owner}, which ended here: this test is not to blame"
-    return Fault(kind, stay.pool, stay.site, stay.stack, stay.task_name, stay.held, fixture, current, awaiting, detail or None)
+    kept_by = stay.owner.fixture
+    guilty = stay.taken_from if not stay.is_lent else None
+    if not detail and kept_by is not None:
+        user = f"checked out in {stay.taken_from}, " if stay.is_lent else ""
+        whose = ", which ended here: this test is not to blame" if guilty is None else ", and was still out when that ended"
+        detail = f"{user}kept by {stay.owner}{whose}"
+    fixture = stay.fixture or (kept_by if stay.taken_from is None else None)
+    return Fault(
+        kind, stay.pool, stay.site, stay.stack, stay.task_name, stay.held, fixture, current, awaiting, detail or None, test=guilty
+    )
 
 
 def describe(faults: Iterable[Fault]) -> str:

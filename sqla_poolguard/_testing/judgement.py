@@ -13,7 +13,7 @@ from sqla_poolguard._facts import Ending
 from sqla_poolguard._reach import keepers
 from sqla_poolguard._sight import declared, option_of
 from sqla_poolguard._testing.faults import FaultKind, fault_of
-from sqla_poolguard._testing.keeping import keeper_of
+from sqla_poolguard._testing.keeping import is_made_by, keeper_of
 from sqla_poolguard._testing.tasks import is_runner, quiesce
 
 if TYPE_CHECKING:
@@ -79,9 +79,11 @@ def judge_end(owner: Owner, policy: Policy, fixtures: Mapping[Any, Owner]) -> li
     for stay in _out(owner):
         if policy.allow_hold is not None:
             stay.is_told = True
-        elif (keeper := keeper_of(stay, fixtures)) is not None:
+        elif not policy.expect_leak and (keeper := keeper_of(stay, fixtures)) is not None:
             del owner.stays[stay]
+            stay.is_told = owner.has_failed
             stay.owner, stay.taken_from, stay.suspicion = keeper, owner.name, None
+            stay.is_lent = is_made_by(keeper, stay.fairy)
             keeper.stays[stay] = None
         elif _is_declared(stay, policy):
             stay.is_told = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from asyncio import AbstractEventLoop, Future
 from functools import partial
 from types import (
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from sqla_poolguard._testing.stays import Owner, Stay
 
-__all__ = ["keeper_of", "place_of", "roots_of"]
+__all__ = ["is_made_by", "keeper_of", "living_sessions", "place_of", "roots_of"]
 
 _MOST_REACHED: Final = 100_000
 _CLOSED: Final = (ModuleType, CodeType, BuiltinFunctionType, FrameType, AbstractEventLoop, Future, type)
@@ -46,9 +47,39 @@ def keeper_of(stay: Stay, fixtures: Mapping[Any, Owner]) -> Owner | None:
     wanted = {id(kept) for kept in (stay.fairy, stay.holder) if kept is not None}
     if not wanted:
         return None
+    maker = next((owner for owner in fixtures.values() if is_made_by(owner, stay.fairy)), None)
+    if maker is not None:
+        return maker
     return next(
         (owner for fixture, owner in fixtures.items() if _lead_to([*roots_of(fixture), *_attributes(owner)], wanted)), None
     )
+
+
+def is_made_by(owner: Owner, fairy: object) -> bool:
+    """Tell whether a fixture has made the session that has a connection; who has used it in vain is not to blame then."""
+    return any(_has(session, fairy) for session in owner.sessions)
+
+
+def living_sessions() -> dict[Any, Any]:
+    """Give SQLAlchemy's sessions that live, by their keys; none where nobody has imported its ORM, or it does not tell."""
+    known = getattr(sys.modules.get("sqlalchemy.orm.session"), "_sessions", None)
+    while known is not None:
+        try:
+            return dict(known)
+        except RuntimeError:  # another thread, or the garbage collector, has changed it meanwhile
+            continue
+    return {}
+
+
+def _has(session: Any, fairy: object) -> bool:
+    """Tell whether a session has a connection."""
+    transaction = getattr(session, "_transaction", None)
+    while transaction is not None and fairy is not None:
+        for value in tuple(getattr(transaction, "_connections", {}).values()):
+            if getattr(value[0], "_dbapi_connection", None) is fairy:
+                return True
+        transaction = getattr(transaction, "parent", None)
+    return False
 
 
 def place_of(fixture: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> Any:

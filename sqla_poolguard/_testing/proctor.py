@@ -14,7 +14,8 @@ from sqla_poolguard._testing.faults import LEAKS, FaultKind, describe, fault_of
 from sqla_poolguard._testing.following import follow
 from sqla_poolguard._testing.forbidding import ForbiddenCalls
 from sqla_poolguard._testing.judgement import judge_end, suspect_rest, suspect_tasks
-from sqla_poolguard._testing.keeping import place_of
+from sqla_poolguard._testing.keeping import living_sessions, place_of
+from sqla_poolguard._testing.late import tell_late
 from sqla_poolguard._testing.policy import PoolguardWarning
 from sqla_poolguard._testing.stays import Owner
 from sqla_poolguard._testing.tasks import living_tasks, mark_left_over
@@ -34,6 +35,7 @@ __all__ = ["Proctor"]
 
 _RUN: Final = "the run itself"
 _SECTION: Final = "sqla-poolguard"
+_PROPERTY: Final = "poolguard"
 
 
 class Proctor:
@@ -113,10 +115,13 @@ class Proctor:
             self._fixtures[fixturedef] = witness.owner = Owner(before[0].name, fixturedef.argname, fixturedef.scope)
             witness.owner.place = place_of(fixturedef, request)
             witness.fixture = None
+            earlier = living_sessions()
         try:
             return (yield)
         finally:
             if witness.owner is not before[0]:
+                made = (session for key, session in living_sessions().items() if key not in earlier)
+                witness.owner.sessions = weakref.WeakSet(made)
                 mark_left_over(witness.left_over, witness.owner)
             witness.owner, witness.fixture = before
 
@@ -194,6 +199,7 @@ class Proctor:
         for fixture in self._over:
             self._faults += judge_end(fixture, self.policy._replace(max_hold=None), self._fixtures)
         self._over.clear()
+        self._tell_earlier(item)
         for stay in tuple(owner.stays):
             self._tally.add_hold(stay)
         if self.policy.ledger:
@@ -201,6 +207,26 @@ class Proctor:
         mark_left_over(self.witness.left_over, owner)
         self._item, self.witness.owner = None, Owner(_RUN)
         self._tell(item, "teardown", owner)
+
+    def _tell_earlier(self, item: pytest.Item) -> None:
+        """Tell tests that are over what they have left to fixtures that end with this one."""
+        tests: dict[str, list[Fault]] = {}
+        for fault in self._faults:
+            if fault.test is not None and fault.test != item.nodeid:
+                tests.setdefault(fault.test, []).append(fault)
+        for guilty in item.session.items if tests else ():
+            faults = tests.pop(guilty.nodeid, [])
+            if not faults:
+                continue
+            self._faults = [fault for fault in self._faults if fault not in faults]
+            for fault in faults:
+                self._tally.add(fault, guilty.nodeid)
+            text = describe(faults)
+            if self._base.mode == "warn":
+                guilty.warn(PoolguardWarning(f"{guilty.nodeid}: {text}"))  # pytest lists it with the test that runs
+            else:
+                properties = [(_PROPERTY, fault.headline) for fault in faults]
+                tell_late(item.config, [(guilty.nodeid, guilty.location, f"{_SECTION}: {text}", properties)])
 
     def _check_nesting(self, stay: Stay) -> None:
         most = self.policy.max_nesting
@@ -261,7 +287,7 @@ class Proctor:
             return
         for fault in faults:
             self._tally.add(fault, owner.name)
-            item.user_properties.append(("poolguard", fault.headline))
+            item.user_properties.append((_PROPERTY, fault.headline))
         text = describe(faults)
         if owner.has_failed:
             item.add_report_section(when, _SECTION, f"This test failed by itself, and left this:\n{text}")

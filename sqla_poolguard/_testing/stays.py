@@ -12,6 +12,7 @@ from sqla_poolguard._testing.ending import is_loop_ending
 if TYPE_CHECKING:
     import weakref
     from asyncio import AbstractEventLoop, Task
+    from collections.abc import Iterable
 
     from sqla_poolguard._callsite import Place
     from sqla_poolguard._facts import Ending, Site
@@ -25,7 +26,7 @@ __all__ = ["Owner", "Stay"]
 class Owner:
     """Whose a connection is: a test's, a fixture's that outlives the test, or the run's."""
 
-    __slots__ = ("fixture", "has_ended", "has_failed", "name", "place", "scope", "stays")
+    __slots__ = ("fixture", "has_ended", "has_failed", "name", "place", "scope", "sessions", "stays")
 
     def __init__(self, name: str, fixture: str | None = None, scope: str | None = None) -> None:
         """
@@ -41,6 +42,8 @@ class Owner:
         self.scope = scope
         self.place: Any = None
         """The class or the module in whose attributes it may keep something, as `setup_class` does."""
+        self.sessions: Iterable[Any] = ()
+        """SQLAlchemy's sessions that it has made, wherever it has put them."""
         self.stays: dict[Stay, None] = {}
         """Its leases, in the order of the checkouts; of those that have ended well, as many as are asked for."""
         self.has_ended = False
@@ -67,6 +70,7 @@ class Stay:
         "granted_at",
         "in_database",
         "is_cut_off",
+        "is_lent",
         "is_told",
         "owner",
         "place",
@@ -118,6 +122,8 @@ class Stay:
         """What its test is to be told of it, unless a fixture ends the task that has it."""
         self.taken_from: str | None = None
         """The test that has checked it out, if a fixture turned out to keep it."""
+        self.is_lent = False
+        """Whether that fixture has made the session, too: if it does not close it, that is not the test's fault."""
         self.is_cut_off = False
         """Whether it came back, a suspect, only because its event loop ended."""
         self._charged: float | None = None

@@ -102,6 +102,7 @@ FLOORS = {
     "_testing.forbidding": DOORS,
     "_testing.judgement": DOORS,
     "_testing.keeping": DOORS,
+    "_testing.late": DOORS,
     "_testing.policy": DOORS,
     "_testing.proctor": DOORS,
     "_testing.replacing": DOORS,

@@ -370,23 +370,41 @@ def test_task_of_a_wide_fixture_that_a_test_begins(suite):
     assert set(run.results.values()) == {"passed"}, run.text
 
 
-def test_leak_into_a_wide_fixture(suite):
-    """What a test leaves in a wide fixture's object is told when that ends, of the test that has checked it out."""
+def test_session_that_a_wide_fixture_puts_anywhere(suite):
+    """A session that a wide fixture makes, and puts where its value does not lead, is its own, whoever checks out; others' are not."""
     source = """
-    @pytest.fixture(scope="module")
-    def registry():
-        return []
+    import types
+    APP = types.ModuleType("app")
+    sys.modules["app"] = APP
 
-    async def test_guilty(engine, registry):
-        registry.append(await engine.connect())
+    @pytest.fixture(scope="module", autouse=True)
+    async def db():
+        APP.session = AsyncSession(new_engine())
+        APP.sessions = []
+        APP.unclosed = AsyncSession(new_engine())
+        yield
+        await APP.session.close()
 
-    async def test_innocent(engine, registry):
-        await slowly(engine, 0)
+    async def test_lazily():
+        await APP.session.execute(SELECT)
+
+    async def test_nested():
+        async with APP.session.begin_nested():
+            await APP.session.execute(SELECT)
+
+    async def test_guilty(engine):
+        APP.sessions.append(AsyncSession(engine))
+        await APP.sessions[0].execute(SELECT)
+
+    async def test_unclosed():
+        await APP.unclosed.execute(SELECT)
+
+    async def test_last():
+        pass
     """
-    run = suite(source)
-    told = run.text
-    assert (
-        "checked out in test_it.py::test_guilty, kept by fixture 'registry' (module scope), which ended here: this test is not"
-        in told
-    )
-    assert "in the setup of" not in told
+    options = {"asyncio_default_test_loop_scope": "module", "asyncio_default_fixture_loop_scope": "module"}
+    run = suite(source, poolguard_quiesce="0.05", **options)
+    assert set(run.blamed) == {"test_guilty", "test_last"}, run.text
+    assert "kept by" not in run.blamed["test_guilty"]
+    told = "checked out in test_it.py::test_unclosed, kept by fixture 'db' (module scope), which ended here: this test is not to blame"
+    assert told in run.blamed["test_last"]
