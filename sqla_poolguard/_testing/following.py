@@ -7,9 +7,10 @@ and a callback on it tells when the next step comes. It is for tests: the callba
 
 from __future__ import annotations
 
+import weakref
 from asyncio import isfuture
 from asyncio.events import _get_running_loop
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.engine import Connection
 
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["follow"]
 
-_TURNS: Final = 3
-"""Turns of the loop in which a task that was just made, and those that it makes, come to use a connection."""
-
 
 def follow(stay: Stay) -> None:
     """Keep the account of a lease, from now to its end, as long as the task that checked out lives."""
@@ -43,16 +41,20 @@ def follow(stay: Stay) -> None:
 
 
 class _Follower:
-    """Follows one holder."""
+    """Follows one holder, and the tasks that it waits for: one of them may use the connection, and then not any more."""
 
-    __slots__ = ("_account", "_loop", "_operations", "_stay")
+    __slots__ = ("_account", "_future", "_helpers", "_loop", "_operations", "_stay")
 
     def __init__(self, stay: Stay, account: Account, loop: AbstractEventLoop) -> None:
         self._stay = stay
         self._account = account
         self._loop = loop
+        self._future: Future[Any] | None = None
+        """What the holder awaits."""
+        self._helpers: weakref.WeakSet[Task[Any]] = weakref.WeakSet()
+        """Tasks that it waits for, or has waited for."""
         self._operations: int | None = None
-        """The driver's count when the wait began."""
+        """The driver's count when what is being timed began."""
 
     def look(self) -> None:
         """See what the holder awaits, if it does, and be called when that has come; called after each of its steps."""
@@ -66,10 +68,20 @@ class _Follower:
         if future is None or not isfuture(future) or future.done():
             self._loop.call_soon(self.look)  # it is about to run
             return
-        look = _probe.look(_probe.driver_of(record.dbapi_connection))
+        self._future = future
+        self.begin()
+        _put_first(future, task, self._resume)
+
+    def begin(self) -> None:
+        """Begin to time what the holder awaits, or what it does from now on; called after each step of a task that it waits for."""
+        task, record, future = self._stay.holder, self._stay.record, self._future
+        if record is None or task is None or future is None or future.done():
+            return
+        self.end()
+        driver = _probe.driver_of(record.dbapi_connection)
+        look, now, chain = _probe.look(driver), self._stay.now(), chain_of(task)
         self._operations = look.operations if look is not None else None
-        now = self._stay.now()
-        if look is not None and look.busy and not chain_of(task).feeds(_probe.driver_of(record.dbapi_connection)):
+        if look is not None and look.busy and not chain.feeds(driver):
             self._account.begin(now, None)
         else:
             sight = _see(task, record, is_known=look is not None)
@@ -77,29 +89,53 @@ class _Follower:
                 self._account.begin(now, None)
             else:
                 self._account.begin(now, (sight.current, sight.awaiting), is_declared=sight.declared is not None)
-                if look is None:
-                    self._loop.call_soon(self._look_closer, future, now, _TURNS)
-        _put_first(future, task, self.resume)
+        for helper in joined_deeply(chain):
+            if helper not in self._helpers:
+                self._helpers.add(helper)
+                _Steps(helper, self, self._loop).look()
 
-    def _look_closer(self, future: Future[Any], since: float, turns: int) -> None:
-        """See whether a task that the holder waits for, and which may have begun only now, uses the connection."""
-        task, record = self._stay.holder, self._stay.record
-        if task is None or record is None or future.done():
-            return
-        fairy = record.fairy_ref() if record.fairy_ref is not None else None
-        if any(_is_in_sqlalchemy(chain_of(other), fairy) for other in joined_deeply(chain_of(task))):
-            self._account.begin(since, None)
-        elif turns:
-            self._loop.call_soon(self._look_closer, future, since, turns - 1)
-
-    def resume(self, _: object) -> None:
-        """Note that what the holder awaited has come; it runs right after this."""
+    def end(self) -> None:
+        """Time it no more: it has come, or one step of it."""
         record = self._stay.record
-        if record is None:
+        if record is not None:
+            look = _probe.look(_probe.driver_of(record.dbapi_connection))
+            moved = look is not None and self._operations is not None and look.operations != self._operations
+            self._account.end(self._stay.now(), was_used=moved)
+
+    def _resume(self, _: object) -> None:
+        """Note that what the holder awaited has come; it runs right after this."""
+        if self._stay.record is not None:
+            self.end()
+            self._future = None
+            self._loop.call_soon(self.look)
+
+
+class _Steps:
+    """Tells the follower of a holder when a task, which that waits for, has awaited something, and when it awaits the next."""
+
+    __slots__ = ("_follower", "_loop", "_task")
+
+    def __init__(self, task: Task[Any], follower: _Follower, loop: AbstractEventLoop) -> None:
+        self._task = weakref.ref(task)
+        self._follower = follower
+        self._loop = loop
+
+    def look(self) -> None:
+        """See whether it awaits something, as soon as it does."""
+        task = self._task()
+        if task is None:
             return
-        look = _probe.look(_probe.driver_of(record.dbapi_connection))
-        moved = look is not None and self._operations is not None and look.operations != self._operations
-        self._account.end(self._stay.now(), was_used=moved)
+        future = getattr(task, "_fut_waiter", None)
+        if task.done():
+            self._follower.begin()
+        elif future is None or not isfuture(future) or future.done():
+            self._loop.call_soon(self.look)
+        else:
+            _put_first(future, task, self._resume)
+            self._loop.call_soon(self._follower.begin)  # the one that looks at it may be in the midst of that
+
+    def _resume(self, _: object) -> None:
+        self._follower.end()
         self._loop.call_soon(self.look)
 
 
@@ -109,8 +145,10 @@ def _see(task: Task[Any], record: GuardedRecord, *, is_known: bool) -> Sight:
     around = sampler.surroundings([other for other in sampler.slots.out() if other.loop is record.loop], None)
     fairy = record.fairy_ref() if record.fairy_ref is not None else None
     sight = attribute(task, record.lease, _probe.driver_of(record.dbapi_connection), fairy, around)
-    if not is_known and id(task) not in around.waiting and _is_in_sqlalchemy(chain_of(task), fairy):
-        return sight._replace(state=HolderState.IN_DATABASE)
+    if not is_known and id(task) not in around.waiting:
+        chain = chain_of(task)
+        if any(_is_in_sqlalchemy(other, fairy) for other in (chain, *map(chain_of, joined_deeply(chain)))):
+            return sight._replace(state=HolderState.IN_DATABASE)
     if sight.current is None or sight.awaiting is None:  # what it joins is about to run
         chain = chain_of(task)
         return sight._replace(current=chain.site(), awaiting=chain.awaited())

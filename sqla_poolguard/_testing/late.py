@@ -32,10 +32,16 @@ def tell_late(config: pytest.Config, news: Iterable[Lateness], node: Any = None)
     for nodeid, location, text, properties in news:
         file, line, name = location
         report = pytest.TestReport(
-            nodeid, (file, line, name), {}, "failed", text, "teardown", user_properties=[(key, value) for key, value in properties]
+            nodeid,
+            (file, line, name),
+            {},
+            "failed",
+            text,
+            "teardown",
+            user_properties=[(key, value) for key, value in properties],
         )
         if node is not None:
-            report.node = node
+            report.node = node  # type: ignore[attr-defined] # so does pytest-xdist
         config.hook.pytest_runtest_logreport(report=report)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from asyncio import sleep, tasks
 from asyncio.events import _get_running_loop
 from time import monotonic
@@ -29,6 +30,8 @@ _RUNNERS: Final = frozenset({"TestRunner._run_tests_and_fixtures"})
 _TURNS: Final = 10
 """Turns of its loop that a connection has to come back in when no task is left that could bring it."""
 _LONGEST_PAUSE: Final = 0.01
+_PATIENCE: Final = 0.1
+"""Seconds to wait, at most, for a loop in another thread that may be blocked."""
 
 
 def is_runner(task: Task[Any]) -> bool:
@@ -60,22 +63,45 @@ def mark_left_over(known: weakref.WeakKeyDictionary[Task[Any], Owner], owner: Ow
     """
     Note, in the context of every task that is left over, whose it is; the tasks that it begins inherit that.
 
-    In a loop that runs in another thread their contexts are left alone: they may be running at this moment.
+    A loop that runs in another thread does it by itself, in between two steps: the contexts may be entered at this moment.
 
     Args:
         known: tasks that somebody else has left over before; the new ones are added.
         owner: who has left these.
     """
+    elsewhere: dict[AbstractEventLoop, list[Task[Any]]] = {}
     for task in living_tasks():
         if task in known:
             continue
         known[task] = owner
-        if task.get_loop().is_running():
-            continue
-        context = context_of(chain_of(task))
-        if context is not None:
-            with contextlib.suppress(RuntimeError):  # it is entered
-                context.run(lineage.set, owner)
+        loop = task.get_loop()
+        if loop.is_running():
+            elsewhere.setdefault(loop, []).append(task)
+        else:
+            _mark(task, owner)
+    for loop, theirs in elsewhere.items():
+        if loop is not _get_running_loop():
+            _mark_in_thread(loop, theirs, owner)
+
+
+def _mark(task: Task[Any], owner: Owner) -> None:
+    context = context_of(chain_of(task))
+    if context is not None:
+        with contextlib.suppress(RuntimeError):  # it is entered
+            context.run(lineage.set, owner)
+
+
+def _mark_in_thread(loop: AbstractEventLoop, theirs: list[Task[Any]], owner: Owner) -> None:
+    done = threading.Event()
+
+    def mark() -> None:
+        for task in theirs:
+            _mark(task, owner)
+        done.set()
+
+    with contextlib.suppress(RuntimeError):  # it has been closed meanwhile
+        loop.call_soon_threadsafe(mark)
+        done.wait(_PATIENCE)
 
 
 def quiesce(stays: Iterable[Stay], seconds: float) -> None:

@@ -408,3 +408,66 @@ def test_session_that_a_wide_fixture_puts_anywhere(suite):
     assert "kept by" not in run.blamed["test_guilty"]
     told = "checked out in test_it.py::test_unclosed, kept by fixture 'db' (module scope), which ended here: this test is not to blame"
     assert told in run.blamed["test_last"]
+
+
+THREADED = """
+    import threading
+
+    class Server:
+        def __init__(self, engine):
+            self.engine = engine
+            self.loop = asyncio.new_event_loop()
+            self.thread = threading.Thread(target=self.loop.run_until_complete, args=(self.serve(),))
+            self.ready = threading.Event()
+
+        async def serve(self):
+            self.stopped = asyncio.Event()
+            server = await asyncio.start_server(self.answer, "127.0.0.1", 0)
+            self.port = server.sockets[0].getsockname()[1]
+            periodic = asyncio.create_task(self.periodic())
+            self.ready.set()
+            await self.stopped.wait()
+            periodic.cancel()
+            server.close()
+
+        async def periodic(self):
+            while True:
+                await asyncio.create_task(slowly(self.engine, 0.05))
+
+        async def answer(self, reader, writer):
+            if await reader.readline() == b"leave\\n":
+                KEPT.append(await self.engine.connect())
+            writer.write(b"done\\n")
+            writer.close()
+
+    @pytest.fixture(scope="module")
+    def server():
+        server = Server(new_engine())
+        server.thread.start()
+        server.ready.wait()
+        yield server
+        server.loop.call_soon_threadsafe(server.stopped.set)
+        server.thread.join()
+
+    async def ask(server, what):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(what)
+        assert await reader.readline() == b"done\\n"
+        writer.close()
+
+    async def test_one(server):
+        await ask(server, b"work\\n")
+
+    async def test_guilty(server):
+        await ask(server, b"leave\\n")
+
+    async def test_two(server):
+        await ask(server, b"work\\n")
+"""
+
+
+def test_server_in_a_thread(suite):
+    """What a server in another thread begins by itself is its fixture's; what a test asks of it is the test's."""
+    run = suite(THREADED, poolguard_quiesce="0.001")
+    assert set(run.blamed) == {"test_guilty"}, run.text
+    assert set(run.results) == {"test_one", "test_guilty", "test_two"}

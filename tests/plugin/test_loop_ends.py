@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from asyncio import runners
+
 WORKERS = """
     async def work(engine, seconds=60):
         async with engine.connect() as connection:
@@ -197,8 +199,6 @@ def test_failed_tests_are_told_beside(suite):
 
 def test_asyncio_is_left_as_it_was(suite):
     """Nothing stands in asyncio's way when the run is over."""
-    from asyncio import runners
-
     step = runners._cancel_all_tasks
     run = suite(WORKERS + "    def test_it():\n        asyncio.run(work(new_engine(), 0))\n")
     assert run.results == {"test_it": "passed"}
