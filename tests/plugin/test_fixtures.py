@@ -440,20 +440,28 @@ THREADED = """
             writer.write(b"done\\n")
             writer.close()
 
+    SERVER = Server(new_engine())
+
+    def start():
+        SERVER.thread.start()
+        SERVER.ready.wait()
+        return SERVER.port
+
+    def stop():
+        SERVER.loop.call_soon_threadsafe(SERVER.stopped.set)
+        SERVER.thread.join()
+
     @pytest.fixture(scope="module")
     def server():
-        server = Server(new_engine())
-        server.thread.start()
-        server.ready.wait()
-        yield server
-        server.loop.call_soon_threadsafe(server.stopped.set)
-        server.thread.join()
+        yield start()
+        stop()
 
-    async def ask(server, what):
-        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    async def ask(port, what):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(what)
         assert await reader.readline() == b"done\\n"
         writer.close()
+        await asyncio.sleep(0.12)  # so that the server begins its own work anew
 
     async def test_one(server):
         await ask(server, b"work\\n")
