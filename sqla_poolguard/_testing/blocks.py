@@ -1,19 +1,47 @@
-"""The assertions as context managers, for unittest and for use outside of tests; `no_leaks` for `async with` too."""
+"""The assertions as context managers, for `with` and `async with`: for unittest, and for use outside of tests."""
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, Generic, TypeVar
 
 from sqla_poolguard._testing.watching import ConnectionWatch
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 __all__ = ["max_concurrent", "no_leaks", "released_before_response"]
 
 
-class no_leaks:  # noqa: N801 - used like a function
+_T = TypeVar("_T")
+
+
+class _Block(Generic[_T]):
+    """A block that is watched, of either kind; a failure of its own is not covered up."""
+
+    _watch: ConnectionWatch
+
+    def _begin(self) -> _T:
+        raise NotImplementedError
+
+    def _check(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> _T:
+        self._watch.__enter__()
+        return self._begin()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._check()
+        finally:
+            self._watch.__exit__()
+
+    async def __aenter__(self) -> _T:
+        return self.__enter__()
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.__exit__(kind)
+
+
+class no_leaks(_Block[ConnectionWatch]):  # noqa: N801 - used like a function
     """
     Assert that every connection that is checked out in a block has come back at its end.
 
@@ -36,19 +64,12 @@ class no_leaks:  # noqa: N801 - used like a function
         self._quiesce = quiesce
         self._watch = ConnectionWatch()
 
-    def __enter__(self) -> ConnectionWatch:
-        return self._watch.__enter__()
+    def _begin(self) -> ConnectionWatch:
+        return self._watch
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is None:
-                self._watch.settle_now(self._quiesce)
-                self._watch.assert_no_leaks()
-        finally:
-            self._watch.__exit__()
-
-    async def __aenter__(self) -> ConnectionWatch:
-        return self._watch.__enter__()
+    def _check(self) -> None:
+        self._watch.settle_now(self._quiesce)
+        self._watch.assert_no_leaks()
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
@@ -59,28 +80,53 @@ class no_leaks:  # noqa: N801 - used like a function
             self._watch.__exit__()
 
 
-@contextmanager
-def max_concurrent(most: int) -> Iterator[ConnectionWatch]:
+class max_concurrent(_Block[ConnectionWatch]):  # noqa: N801 - likewise
     """
     Assert that never more than so many connections are out at one time in a block, of all pools together.
 
-    Raises:
-        ValueError: `most` is no whole number, 0 or more.
+    For `with` and `async with`. It gives the `ConnectionWatch`.
     """
-    with ConnectionWatch() as watch:
-        watch.assert_max_concurrent(most)  # that the figure is one
-        yield watch
-        watch.assert_max_concurrent(most)
+
+    def __init__(self, most: int) -> None:
+        """
+        Make one for a block.
+
+        Args:
+            most: how many.
+
+        Raises:
+            ValueError: it is no whole number, 0 or more.
+        """
+        self._most = most
+        self._watch = ConnectionWatch()
+        self._watch.assert_max_concurrent(most)  # that the figure is one
+
+    def _begin(self) -> ConnectionWatch:
+        return self._watch
+
+    def _check(self) -> None:
+        self._watch.assert_max_concurrent(self._most)
 
 
-@contextmanager
-def released_before_response(app: Any) -> Iterator[Any]:
+class released_before_response(_Block[Any]):  # noqa: N801 - likewise
     """
     Assert that no request of a block holds a connection while its response is sent.
 
-    Args:
-        app: an ASGI application; what the block is given in its place is to be used for the requests.
+    For `with` and `async with`. It gives an application, which is to be used for the requests.
     """
-    with ConnectionWatch() as watch:
-        yield watch.app(app)
-        watch.assert_released_before_response()
+
+    def __init__(self, app: Any) -> None:
+        """
+        Make one for a block.
+
+        Args:
+            app: an ASGI application.
+        """
+        self._app = app
+        self._watch = ConnectionWatch()
+
+    def _begin(self) -> Any:
+        return self._watch.app(self._app)
+
+    def _check(self) -> None:
+        self._watch.assert_released_before_response()

@@ -66,7 +66,7 @@ class FakeClock:
         Raises:
             ValueError: seconds below 0, or not a number.
         """
-        if not 0 <= seconds < math.inf:
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < math.inf:
             msg = f"FakeClock.advance({seconds!r}) is not allowed; allowed: a number of seconds, 0 or more"
             raise ValueError(msg)
         self.now += seconds

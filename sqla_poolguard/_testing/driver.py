@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import itertools
+import math
 from asyncio import sleep
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
@@ -91,7 +92,7 @@ class FakeDriver:
             execute: of executing a statement.
 
         Raises:
-            ValueError: a gate is none.
+            ValueError: a gate is none, or the delay is no number of seconds.
         """
         self.delay = delay
         self.connect, self.ping, self.execute = connect, ping, execute
@@ -108,6 +109,18 @@ class FakeDriver:
         """Connections that are open, detached ones not included."""
         self._numbers = itertools.count(1)
         self._held: list[tuple[str, asyncio.Future[None]]] = []
+
+        self._is_complete = True
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if "_is_complete" in vars(self) and not hasattr(self, name):
+            gates = ", ".join(step for step, found in vars(FakeDriver).items() if isinstance(found, _Step))
+            msg = f"FakeDriver has no {name!r} to set to {value!r}; allowed: the gates {gates}, and delay"
+            raise AttributeError(msg)
+        if name == "delay" and (isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf):
+            msg = f"FakeDriver.delay={value!r} is not allowed; allowed: a number of seconds, 0 or more"
+            raise ValueError(msg)
+        super().__setattr__(name, value)
 
     def __repr__(self) -> str:
         return f"<FakeDriver {self.opened} opened, {self.open_now} open, {self.connecting} connecting>"

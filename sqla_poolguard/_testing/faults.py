@@ -56,7 +56,7 @@ _REMEDIES: Final = {
     FaultKind.LEFT_OUT: "close it where it is opened: `async with AsyncSession(...)`, `async with engine.connect()`",
     FaultKind.ORPHANED: "close it in the task that opens it: `async with AsyncSession(...)`",
     FaultKind.LEAKED: "close it where it is opened: `async with AsyncSession(...)`, `async with engine.connect()`",
-    FaultKind.IN_BACKGROUND: "await or cancel the task before the test ends, or close its session before it waits",
+    FaultKind.IN_BACKGROUND: "await the task before the test ends, or cancel it and await its end; or close its session before it waits",
     FaultKind.HELD_ACROSS_AWAIT: "end the transaction before the await: `await session.commit()`, or `await release(session)`",
     FaultKind.FORBIDDEN_CALL: "end the transaction before the call: `await session.commit()`, or `await release(session)`",
     FaultKind.OVERDUE: "end the transaction sooner, or do the slow part before the checkout",
@@ -89,7 +89,7 @@ class Fault:
     detail: str | None = None
     """More evidence."""
     absent: float = 0.0
-    """How long its holder awaited something else, where that is what is wrong."""
+    """How long its holder awaited something else, or had it beyond what is allowed, where that is what is wrong."""
     test: str | None = None
     """The test that has checked it out, where that was over when it came to light."""
 

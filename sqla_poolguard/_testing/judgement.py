@@ -185,4 +185,4 @@ def _overdue(owner: Owner, policy: Policy) -> Iterable[Fault]:
         if not stay.is_fixtures and stay.charged > policy.max_hold and not stay.is_told:
             stay.is_told = True
             detail = f"{stay.charged:.3f} s; poolguard_max_hold is {policy.max_hold:g} s"
-            yield fault_of(FaultKind.OVERDUE, stay, *stay.wasted_at, detail)
+            yield replace(fault_of(FaultKind.OVERDUE, stay, *stay.wasted_at, detail), absent=stay.charged - policy.max_hold)

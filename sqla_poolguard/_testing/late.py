@@ -2,19 +2,64 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+
+from sqla_poolguard._testing.faults import describe
+from sqla_poolguard._testing.policy import PoolguardWarning
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Lateness", "tell_late", "to_be_handed_over"]
+    from sqla_poolguard._testing.faults import Fault
+    from sqla_poolguard._testing.tally import Tally
+
+__all__ = ["PROPERTY", "TITLE", "Lateness", "tell_earlier_tests", "tell_late", "to_be_handed_over"]
+
+TITLE: Final = "sqla-poolguard"
+"""What everything begins with that a test is told."""
+PROPERTY: Final = "poolguard"
+"""Name of the property of a test's report that says what was found."""
 
 Lateness = tuple[str, tuple[str, "int | None", str], str, list[tuple[str, str]]]
 """A test's node id and location, what it is told, and the properties of its report: plain values, to be sent by pytest-xdist."""
 
 _KEPT = pytest.StashKey[list[Lateness]]()
+
+
+def tell_earlier_tests(faults: list[Fault], item: pytest.Item, tally: Tally, mode: str) -> list[Fault]:
+    """
+    Tell tests that are over what they have left to fixtures that end with a later one.
+
+    Args:
+        faults: what was found.
+        item: the test with which the fixtures have ended.
+        tally: counts.
+        mode: "warn" only to warn.
+
+    Returns:
+        The faults that are for somebody else to be told.
+    """
+    tests: dict[str, list[Fault]] = {}
+    for fault in faults:
+        if fault.test is not None and fault.test != item.nodeid:
+            tests.setdefault(fault.test, []).append(fault)
+    told: list[Fault] = []
+    for guilty in item.session.items if tests else ():
+        theirs = tests.pop(guilty.nodeid, [])
+        if not theirs:
+            continue
+        told += theirs
+        for fault in theirs:
+            tally.add(fault, guilty.nodeid)
+        text = describe(theirs)
+        if mode == "warn":
+            guilty.warn(PoolguardWarning(f"{guilty.nodeid}: {text}"))  # pytest lists it with the test that runs
+        else:
+            properties = [(PROPERTY, fault.headline) for fault in theirs]
+            tell_late(item.config, [(guilty.nodeid, guilty.location, f"{TITLE}: {text}", properties)])
+    return [fault for fault in faults if fault not in told]
 
 
 def tell_late(config: pytest.Config, news: Iterable[Lateness], node: Any = None) -> None:

@@ -15,7 +15,7 @@ from sqla_poolguard._testing.following import follow
 from sqla_poolguard._testing.forbidding import ForbiddenCalls
 from sqla_poolguard._testing.judgement import judge_end, suspect_rest, suspect_tasks
 from sqla_poolguard._testing.keeping import living_sessions, place_of
-from sqla_poolguard._testing.late import tell_late
+from sqla_poolguard._testing.late import PROPERTY, TITLE, tell_earlier_tests
 from sqla_poolguard._testing.policy import PoolguardWarning
 from sqla_poolguard._testing.stays import Owner
 from sqla_poolguard._testing.tasks import living_tasks, mark_left_over
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 __all__ = ["Proctor"]
 
 _RUN: Final = "the run itself"
-_SECTION: Final = "sqla-poolguard"
-_PROPERTY: Final = "poolguard"
 
 
 class Proctor:
@@ -89,15 +87,12 @@ class Proctor:
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, Any, Any]:
         """Begin a test; a second run of the same one is another."""
         self._begin(item, Owner(item.nodeid))
-        try:
-            self._forbidden.verify()
-        except ValueError as error:
-            raise pytest.fail.Exception(str(error), pytrace=False) from None
         result = yield
         marker = item.get_closest_marker("poolguard")
         try:
             if marker is not None:
                 self.policy = self._base.with_marker(marker.args, marker.kwargs)
+            self._verify_calls(item.session)
         except ValueError as error:
             raise pytest.fail.Exception(str(error), pytrace=False) from None
         return result
@@ -199,34 +194,23 @@ class Proctor:
         for fixture in self._over:
             self._faults += judge_end(fixture, self.policy._replace(max_hold=None), self._fixtures)
         self._over.clear()
-        self._tell_earlier(item)
+        self._faults = tell_earlier_tests(self._faults, item, self._tally, self._base.mode)
         for stay in tuple(owner.stays):
-            self._tally.add_hold(stay)
+            if not stay.is_told:
+                self._tally.add_hold(stay)
         if self.policy.ledger:
             self._tally.add_ledger(owner.name, owner.stays)
         mark_left_over(self.witness.left_over, owner)
         self._item, self.witness.owner = None, Owner(_RUN)
         self._tell(item, "teardown", owner)
 
-    def _tell_earlier(self, item: pytest.Item) -> None:
-        """Tell tests that are over what they have left to fixtures that end with this one."""
-        tests: dict[str, list[Fault]] = {}
-        for fault in self._faults:
-            if fault.test is not None and fault.test != item.nodeid:
-                tests.setdefault(fault.test, []).append(fault)
-        for guilty in item.session.items if tests else ():
-            faults = tests.pop(guilty.nodeid, [])
-            if not faults:
-                continue
-            self._faults = [fault for fault in self._faults if fault not in faults]
-            for fault in faults:
-                self._tally.add(fault, guilty.nodeid)
-            text = describe(faults)
-            if self._base.mode == "warn":
-                guilty.warn(PoolguardWarning(f"{guilty.nodeid}: {text}"))  # pytest lists it with the test that runs
-            else:
-                properties = [(_PROPERTY, fault.headline) for fault in faults]
-                tell_late(item.config, [(guilty.nodeid, guilty.location, f"{_SECTION}: {text}", properties)])
+    def _verify_calls(self, session: pytest.Session) -> None:
+        """See whether the forbidden calls are there, as far as their modules are; no test would do better without."""
+        try:
+            self._forbidden.verify()
+        except ValueError as error:
+            session.shouldfail = str(error)
+            raise
 
     def _check_nesting(self, stay: Stay) -> None:
         most = self.policy.max_nesting
@@ -287,11 +271,11 @@ class Proctor:
             return
         for fault in faults:
             self._tally.add(fault, owner.name)
-            item.user_properties.append((_PROPERTY, fault.headline))
+            item.user_properties.append((PROPERTY, fault.headline))
         text = describe(faults)
         if owner.has_failed:
-            item.add_report_section(when, _SECTION, f"This test failed by itself, and left this:\n{text}")
+            item.add_report_section(when, TITLE, f"This test failed by itself, and left this:\n{text}")
         elif self.policy.mode == "warn":
             item.warn(PoolguardWarning(text))
         else:
-            pytest.fail(f"{_SECTION}: {text}", pytrace=False)
+            pytest.fail(f"{TITLE}: {text}", pytrace=False)

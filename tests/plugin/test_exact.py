@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 
 import pytest
@@ -96,7 +95,6 @@ def test_every_foreign_await_is_seen(suite):
         assert float(re.search(r"for (0\.\d+) s, 0.02 s are allowed; held", told)[1]) > 0.04
 
 
-@pytest.mark.skipif(importlib.util.find_spec("uvloop") is None, reason="uvloop is not installed")
 def test_in_uvloop(suite):
     """Likewise in uvloop."""
     leaks = {name: body for name, (body, _) in LEAKS.items()}

@@ -347,9 +347,11 @@ def test_a_call_that_is_none(pytester):
     ],
 )
 def test_a_call_that_is_nowhere(suite, call, why):
-    """It is an error of the test, since the module may be imported, and the path be set, only then."""
-    run = suite("async def test_it(engine): pass", poolguard_forbidden_calls=call)
+    """It is told once, and ends the run: at a test, since the module may be imported, and the path be set, only then."""
+    run = suite("async def test_it(engine): pass\nasync def test_next(engine): pass\n", poolguard_forbidden_calls=call)
     assert run.results == {"test_it": "error"}
+    assert run.text.count(call) == 1
+    assert run.ret == 1
     assert f"poolguard_forbidden_calls: {call!r} is not allowed: {why}" in run.text
 
 

@@ -148,6 +148,9 @@ async def test_released_before_response_block():
         await ask(app)
     with pytest.raises(AssertionError, match="GET /"), released_before_response(application(engine, early=False)) as app:
         await ask(app)
+    with pytest.raises(AssertionError, match="GET /"):
+        async with released_before_response(application(engine, early=False)) as app:
+            await ask(app)
 
 
 async def test_blocks():
@@ -166,7 +169,14 @@ async def test_blocks():
     with pytest.raises(AssertionError, match="2 connections were out at one time, 1 are allowed"), max_concurrent(1):
         await asyncio.gather(hold(engine, 0.01), hold(engine, 0.01))
     held = []
-    with pytest.raises(KeyError), no_leaks():  # an error goes first
+    with pytest.raises(AssertionError, match="2 connections were out at one time, 1 are allowed"):
+        async with max_concurrent(1) as watch:
+            await asyncio.gather(hold(engine, 0.01), hold(engine, 0.01))
+    assert watch.most_concurrent == 2
+    with pytest.raises(KeyError):  # an error goes first
+        async with max_concurrent(0):
+            await hold_and_fail(engine, [])
+    with pytest.raises(KeyError), no_leaks():  # likewise
         await hold_and_fail(engine, held)
     await held[0].close()
 

@@ -58,7 +58,16 @@ def test_clock_is_advanced():
     assert clock.time() == 17.5
 
 
-@pytest.mark.parametrize("call", [lambda: FakeClock("1"), lambda: FakeClock(float("inf")), lambda: FakeClock().advance(-1)])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: FakeClock("1"),
+        lambda: FakeClock(float("inf")),
+        lambda: FakeClock().advance(-1),
+        lambda: FakeClock().advance("1"),
+        lambda: FakeClock().advance(True),
+    ],
+)
 def test_clock_that_is_set_wrongly(call):
     """It says what is allowed."""
     with pytest.raises(ValueError, match="is not allowed; allowed: "):
@@ -116,6 +125,24 @@ def test_a_gate_that_is_none(gate):
     driver = FakeDriver()
     with pytest.raises(ValueError, match=r"FakeDriver.execute=.* is not allowed; allowed: ok, error, slow, never"):
         driver.execute = gate
+
+
+@pytest.mark.parametrize("delay", [-1, "1", True, float("nan"), float("inf")])
+def test_a_delay_that_is_none(delay):
+    """Likewise."""
+    with pytest.raises(ValueError, match=r"FakeDriver.delay=.* is not allowed; allowed: a number of seconds, 0 or more"):
+        FakeDriver(delay=delay)
+
+
+def test_a_gate_that_is_not_there():
+    """A mistyped gate is no gate that stays open."""
+    driver = FakeDriver()
+    message = (
+        "FakeDriver has no 'exceute' to set to 'never'; allowed: the gates connect, ping, execute, rollback, close, and delay"
+    )
+    with pytest.raises(AttributeError, match=message):
+        driver.exceute = "never"
+    driver.execute, driver.delay = "never", 0.5
 
 
 def test_down_and_up():
