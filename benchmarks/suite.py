@@ -65,11 +65,11 @@ class Switch:
         if watched != self.watched:
             self.watched = watched
             if watched:
-                proctor.witness.enter()
+                proctor.enter()
                 self.config.pluginmanager.register(proctor, "poolguard-proctor")
             else:
                 self.config.pluginmanager.unregister(proctor)
-                proctor.witness.leave()
+                proctor.leave()
         proctor._base = proctor._base._replace(max_foreign_await=10.0 if variant.endswith("exact") else None)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
