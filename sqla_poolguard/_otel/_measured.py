@@ -60,7 +60,7 @@ class Measured:
         )
         self._early: dict[float, int] = {}
         """Wait times that were recorded at once, and how often: of as many samples, only the use time is still to be recorded."""
-        self._early_lock = threading.Lock()
+        self._early_lock = threading.RLock()
         self._beside: str | None = None
         """The name under which another instrumentation counts the connections, as far as that was told."""
 
@@ -168,7 +168,7 @@ class Measured:
     def forget(self) -> None:
         """Forget what has not been recorded yet: in a forked child, where the parent records it."""
         self.samples.clear()
-        self._early_lock = threading.Lock()
+        self._early_lock = threading.RLock()
         self._early.clear()
         for total in self._totals:
             total.forget()
