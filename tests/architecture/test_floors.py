@@ -67,6 +67,7 @@ FLOORS = {
     "_streak": EFFECTS,
     "_tracing": WORDS,
     "_urgency": EFFECTS,
+    "_books": SHELL,
     "_conflicts": SHELL,
     "_connecting": SHELL,
     "_fastlane": SHELL,

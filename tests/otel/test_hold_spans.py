@@ -236,7 +236,7 @@ def test_quota_is_bounded():
     assert quota.take(5000, 1.0) == 2000 - EACH_SECOND
 
 
-async def test_provider_that_comes_later(sdk):
+async def test_parent_of_another_provider(sdk):
     """A parent of whichever provider will do; what is drawn goes to the pool's own."""
     own = TracerProvider(shutdown_on_exit=False)
     db = engine(guard=Guard(hold_warning=1, tracer_provider=sdk.tracer_provider))
