@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from sqlalchemy.pool import Pool
 
 from sqla_poolguard import _arrival, _fastlane
+from sqla_poolguard._books import open_books
 from sqla_poolguard._callsite import capture
 from sqla_poolguard._connecting import Connecting, NotNow, make_breaker
 from sqla_poolguard._deadline import Deadline, DeadlinePassed
@@ -19,14 +20,8 @@ from sqla_poolguard._figures import Figures, check_arguments
 from sqla_poolguard._fork import guard_against_fork
 from sqla_poolguard._guard import Guard
 from sqla_poolguard._handover import Handover
-from sqla_poolguard._ledger import Ledger
-from sqla_poolguard._logs import LogObserver
-from sqla_poolguard._naming import address_of, claim
-from sqla_poolguard._observers import Observers
-from sqla_poolguard._otel import observe
 from sqla_poolguard._quiet import Quiet
 from sqla_poolguard._record import POLITE, GuardedRecord, cut_off, is_leaked, listen
-from sqla_poolguard._reporter import Reporter
 from sqla_poolguard._slots import Slots
 from sqla_poolguard._supply import Supply
 from sqla_poolguard._watch import Watch
@@ -39,11 +34,11 @@ if TYPE_CHECKING:
 
     from sqla_poolguard._callsite import Place
     from sqla_poolguard._facts import PoolSnapshot
-    from sqla_poolguard._ledger import Lease
 
 __all__ = ["GuardedPool"]
 
 _CHECKED_IN: Final = Ending.CHECKED_IN
+_came_back: Final = _fastlane.OUT.discard
 
 
 class GuardedPool(Figures):
@@ -60,6 +55,7 @@ class GuardedPool(Figures):
         "_connecting",
         "_disposed",
         "_fast",
+        "_get",
         "_guard",
         "_handover",
         "_ledger",
@@ -126,7 +122,7 @@ class GuardedPool(Figures):
         self._slots = Slots(pool_size, max_overflow, make_breaker(self._guard, patience), self._clock, use_lifo=use_lifo)
         self._handover = Handover(self._slots)
         if _predecessor is None:
-            reporter = self._make_reporter(creator)
+            reporter = open_books(self._guard, creator, self._dialect, self.dispatch)
             listen(self)
         else:  # its listeners came with `_dispatch`
             reporter = _predecessor._watch.reporter
@@ -137,14 +133,8 @@ class GuardedPool(Figures):
         self._watch: Watch = Watch(self._guard, self._slots, self._handover, reporter, self._clock, patience)
         self._connecting: Connecting = Connecting(self, patience)
         self._supply: Supply = Supply(self)
+        self._get = self._supply.get_to_ping if self._pre_ping else self._supply.get
         guard_against_fork(self)
-
-    def _make_reporter(self, creator: Callable[..., Any]) -> Reporter:
-        guard, ledger, dispatch = self._guard, Ledger(), self.dispatch
-        ledger.listeners = lambda: tuple(dispatch.checkout)
-        name = claim(guard.name or address_of(creator, self._dialect), ledger)
-        telemetry = (observe(ledger, name, guard.meter_provider, guard.tracer_provider),) if guard.telemetry else ()
-        return Reporter(name, ledger, Observers((*telemetry, LogObserver(), *guard.observers)))
 
     @classmethod
     def configure(cls, **options: Any) -> type[GuardedPool]:
@@ -203,10 +193,7 @@ class GuardedPool(Figures):
         except BaseException as error:
             self._watch.refused(error, asked_at, place)
             raise
-        lease: Lease = fairy._connection_record.lease
-        if self._pre_ping and lease.delay is None:
-            lease.delay = (0.0, 0)  # it was there at once, but its answer had to be waited for
-        self._watch.granted(lease, asked_at, loop, place)
+        self._watch.granted(fairy._connection_record.lease, asked_at, loop, place)
         return fairy  # type: ignore[no-any-return]
 
     def _check_out(self, asked_at: float, place: Place | None) -> Any:
@@ -215,7 +202,7 @@ class GuardedPool(Figures):
         return self._supply.again(asked_at, place)
 
     def _do_get(self) -> ConnectionPoolEntry:
-        return self._supply.get(self._clock())
+        return self._get(self._clock())
 
     def _create_connection(self) -> GuardedRecord:
         self._disposed = False  # it is in use again: a recreate() that follows later has nothing to do with that dispose()
@@ -224,27 +211,30 @@ class GuardedPool(Figures):
     # door out
 
     def _do_return_conn(self, record: Any) -> None:
-        lease = record.lease
+        lease, slots, giver = record.lease, self._slots, None
         try:
-            if lease.granted_at is None:
-                if record.dbapi_connection is None:
-                    record.write_off()
-            elif (
-                lease.ending is None and not lease.reported and record.dbapi_connection is not None and not self._observers.ended
-            ):
-                self._ledger.end(lease, self._clock(), _CHECKED_IN)
-            else:
-                self._watch.ended(record, lease)
+            if slots.waiters.queued:
+                giver = self._watch.trail.leaving(lease)
         finally:
-            lease.delay = None
-            _fastlane.OUT.discard(record)
-            slots = self._slots
-            if record.dbapi_connection is None:
-                self._handover.free(record)
-            else:  # as `Handover.give_back`, without the call
-                slots.idle.append(record)
-                if slots.waiters.queued or len(slots.idle) > slots.keep:
-                    self._handover.settle()
+            try:
+                if lease.granted_at is None:
+                    lease.course = None
+                    if record.dbapi_connection is None:
+                        record.write_off()
+                elif (
+                    lease.ending is None and not lease.notes and record.dbapi_connection is not None and not self._observers.ended
+                ):
+                    self._ledger.end(lease, self._clock(), _CHECKED_IN)
+                else:
+                    self._watch.ended(record, lease)
+            finally:
+                _came_back(record)
+                if record.dbapi_connection is None:
+                    self._handover.free(record, giver)
+                else:  # as `Handover.give_back`, without the call
+                    slots.idle.append(record)
+                    if slots.waiters.queued or len(slots.idle) > slots.keep:
+                        self._handover.settle(giver)
 
     def _close_connection(self, connection: DBAPIConnection, *, terminate: bool = False) -> None:
         """

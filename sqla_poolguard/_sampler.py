@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -106,8 +107,14 @@ class Sampler:
 
     def trace_of(self, record: GuardedRecord) -> str | None:
         """Tell in which trace a holder works."""
+        self._quietly(functools.partial(self._locate, record, streak_of(record), math.inf), None)
         task = streak_of(record).holder(None)
         return self._quietly(lambda: _sight.trace_of(task) if task is not None else None, None)
+
+    def _locate(self, record: GuardedRecord, streak: Streak, passed: float) -> None:
+        """Note where in a trace a lease is held; asked by the first samples, when its holder is where it began."""
+        if streak.spot is None and streak.lived <= passed:
+            streak.spot = self.reporter.tracing.spot_of(_alive(record.lease.task))
 
     def _quietly(self, look: Callable[[], _T], otherwise: _D) -> _T | _D:
         """Look, and break nothing by it, nor fill the log."""
@@ -159,7 +166,9 @@ class Sampler:
 
     def _sample_one(self, record: GuardedRecord, around: Surroundings, beat: Beat, blocked: Blocked | None) -> None:
         streak = streak_of(record)
-        passed = streak.tick(self._clock(), beat.lag)
+        now = self._clock()
+        passed = streak.tick(now, beat.lag)
+        self._locate(record, streak, passed)
         driver = _probe.driver_of(record.dbapi_connection)
         look = _probe.look(driver)
         if look is None:
@@ -180,6 +189,7 @@ class Sampler:
             streak.in_database += passed
             streak.begin_gap(look.operations, used=look.busy)
             return
+        streak.gaps.see(now, sight.current, sight.awaiting)
         self._judge.count(record, streak, sight, passed, beat.passed)
         self._judge.idle(record, streak, sight)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from sqla_poolguard._observer import Observer
 from sqla_poolguard._otel._providers import metrics_of, spans_of
-from sqla_poolguard._otel._spans import trace_id_in
+from sqla_poolguard._otel._spot import trace_id_in
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sqla_poolguard._facts import Opened, Rejection, Wait
     from sqla_poolguard._ledger import Ledger
     from sqla_poolguard._otel._measured import Measured
-    from sqla_poolguard._otel._spans import Spans
+    from sqla_poolguard._otel._spans import PoolSpans
 
 __all__ = ["Telemetry", "observe", "trace_id_in"]
 
@@ -32,26 +32,25 @@ class Telemetry(Observer):
     It does not hear of an ordinary checkout: that leaves a sample in the ledger, and no more.
     """
 
-    __slots__ = ("_measured", "_spans", "waited_from")
+    __slots__ = ("_measured", "tracing", "waited_from")
 
-    def __init__(self, measured: Measured, spans: Spans) -> None:
+    def __init__(self, measured: Measured, tracing: PoolSpans) -> None:
         self._measured = measured
-        self._spans = spans
-        self.waited_from = spans.worth_seeing
+        self.tracing = tracing
+        """Draws the pool's spans; told by the pool itself, since a place in a trace is no fact."""
+        self.waited_from = tracing.worth_seeing
 
     def opened(self, opened: Opened) -> None:
         """Record how long it took to connect."""
         self._measured.created(opened.create_time)
 
     def waited(self, wait: Wait) -> None:
-        """Record and draw a long wait."""
+        """Record a long wait."""
         self._measured.waited(wait.waited)
-        self._spans.waited(wait)
 
     def rejected(self, rejection: Rejection) -> None:
-        """Count and draw a wait in vain."""
+        """Count a wait in vain."""
         self._measured.rejected(rejection.reason)
-        self._spans.rejected(rejection)
 
 
 def observe(
@@ -66,4 +65,4 @@ def observe(
         meter_provider: measures it; default: the application's global one.
         tracer_provider: draws its waits; default: the application's global one.
     """
-    return Telemetry(metrics_of(meter_provider).measure(ledger, name), spans_of(tracer_provider))
+    return Telemetry(metrics_of(meter_provider).measure(ledger, name), spans_of(tracer_provider).of_pool(ledger.totals))

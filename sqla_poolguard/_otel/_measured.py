@@ -56,6 +56,7 @@ class Measured:
             *self._rejections.values(),
             *leaks,
             self._total(metrics.would_reject, lambda: totals.would_reject),
+            self._total(metrics.spans_suppressed, lambda: totals.spans_suppressed),
             self._total(metrics.foreign_await_time, lambda: totals.foreign_await),
         )
         self._early: dict[float, int] = {}

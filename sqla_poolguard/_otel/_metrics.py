@@ -61,6 +61,7 @@ class Metrics:
         self.rejections = meter.create_counter(*names.REJECTIONS)
         self.would_reject = meter.create_counter(*names.WOULD_REJECT)
         self.leaks = meter.create_counter(*names.LEAKS)
+        self.spans_suppressed = meter.create_counter(*names.SPANS_SUPPRESSED)
         self.foreign_await_time = meter.create_counter(*names.FOREIGN_AWAIT_TIME)
         self.create_time = make_histogram(meter, names.CONNECTION_CREATE_TIME)
         self.wait_time = make_histogram(meter, names.CONNECTION_WAIT_TIME)

@@ -131,6 +131,6 @@ def test_many_engines_make_one_set_of_instruments():
     asyncio.run(main())
     """)
     assert lines == [
-        "['breaker.state', 'count', 'create_time', 'idle.max', 'idle.min', 'leaks', 'max', 'pending_requests', 'rejections', 'timeouts', 'use_time', 'wait_time', 'would_reject']",
+        "['breaker.state', 'count', 'create_time', 'idle.max', 'idle.min', 'leaks', 'max', 'pending_requests', 'rejections', 'spans_suppressed', 'timeouts', 'use_time', 'wait_time', 'would_reject']",
         "20",
     ]

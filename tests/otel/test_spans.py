@@ -11,7 +11,7 @@ from doubles.pools import all_out, engine, pool_of, queue_up
 from doubles.virtual import turns
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
-from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.trace import SpanKind, StatusCode, format_span_id, format_trace_id
 from sqlalchemy import event
 from sqlalchemy.exc import StatementError
 
@@ -63,6 +63,10 @@ async def test_long_wait_is_drawn(sdk):
         "code.file.path": __file__,
         "code.line.number": line,
         "code.function.name": code.co_qualname,
+        "holder.site": f"otel/test_spans.py:{line} in {code.co_qualname}",
+        "holder.held": 1.0,
+        "holder.trace_id": format_trace_id(parents[0].get_span_context().trace_id),
+        "holder.span_id": format_span_id(parents[0].get_span_context().span_id),
     }
 
 
@@ -95,7 +99,7 @@ async def test_no_root_is_drawn(sdk):
 
 
 async def test_nothing_is_drawn_in_a_trace_that_is_not_recorded(sdk):
-    """Inside a span that is not sampled nothing is drawn, and the sampler is not even asked."""
+    """Inside a span that is not sampled nothing is drawn, and nothing beyond that is asked: neither the sampler nor the quota."""
     tracer = TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False).get_tracer("application")
     db = slow(0.5, pool_size=1, max_overflow=0, pool_timeout=1)
     with tracer.start_as_current_span("request"):
@@ -103,6 +107,7 @@ async def test_nothing_is_drawn_in_a_trace_that_is_not_recorded(sdk):
             with pytest.raises(CheckoutTimeout):
                 await db.connect()
     assert sdk.exporter.get_finished_spans() == ()
+    assert pool_of(db)._watch.reporter.tracing._quota._lines == {}
 
 
 async def test_timeout_names_the_holder(sdk):

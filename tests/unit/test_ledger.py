@@ -37,7 +37,7 @@ def test_life_of_a_lease(books):
     assert (ledger.requested, ledger.waiting, ledger.granted) == (1, 0, 1)
     assert ledger.leases() == [record.lease]
     ledger.check()
-    assert ledger.end(record.lease, 14.0, Ending.CHECKED_IN) == 4.0
+    ledger.end(record.lease, 14.0, Ending.CHECKED_IN)
     assert ledger.ended[Ending.CHECKED_IN] == 1
     assert list(ledger.samples) == [(2.5, 4.0)]
     assert ledger.leases() == []
@@ -52,7 +52,8 @@ def test_lease_is_clean_for_its_next_holder(books):
     ledger.ask()
     ledger.grant(lease, 1.0, 0.5)
     assert lease.ending is None
-    lease.reported, lease.place = (FindingKind.OVERDUE,), ()
+    lease.note(FindingKind.OVERDUE, is_news=True)
+    lease.place = ()
     ledger.end(lease, 2.0, Ending.CHECKED_IN)
     ledger.ask()
     ledger.grant(lease, 3.0, 0.0)
