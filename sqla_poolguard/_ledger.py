@@ -6,21 +6,21 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from sqla_poolguard._facts import Ending, Reason
+from sqla_poolguard._samples import SAMPLES_KEPT, Samples
+from sqla_poolguard._totals import Totals
 
 if TYPE_CHECKING:
     from asyncio import Task
     from collections.abc import Callable
 
     from sqla_poolguard._callsite import Place
+    from sqla_poolguard._facts import Ending, Reason
     from sqla_poolguard._finding import FindingKind
+    from sqla_poolguard._samples import Sample
     from sqla_poolguard._slots import Slots
     from sqla_poolguard._streak import Streak
 
 __all__ = ["SAMPLES_KEPT", "Lease", "Ledger"]
-
-SAMPLES_KEPT = 16_384
-"""Samples that wait for an exporter, at most, each (wait time, use time) in seconds: about 1.8 MB."""
 
 _LOOKS = 3
 
@@ -70,19 +70,21 @@ class Ledger:
         self.requested = 0
         self.waiting = 0
         self.granted = 0
-        self.rejected = dict.fromkeys(Reason, 0)
-        self.ended = dict.fromkeys(Ending, 0)
-        self.would_reject = 0
-        """Requests that `fail_fast=True` would have turned away."""
+        self.totals = Totals()
+        """What goes on counting when these books are gone."""
+        self.rejected = self.totals.rejected
+        self.ended = self.totals.ended
         self.opened = 0
         """Physical connections opened."""
         self.closed = 0
         """Physical connections closed by the pool."""
         self.departed = 0
         """Physical connections that left the pool open: detached, or leaked and then terminated."""
-        self.samples: deque[tuple[float, float]] = deque()
+        self.samples: deque[Sample] = deque()
         """(wait time, use time) of each ended lease, in seconds, until an exporter takes it."""
-        self.spill: Callable[[deque[tuple[float, float]]], object] = deque.popleft
+        self.dealt = Samples(self.samples)
+        """Where exporters get them."""
+        self.spill: Callable[[deque[Sample]], object] = self.dealt.spill
         """Takes one sample out when there are too many; an exporter records it, else it is forgotten."""
         self._pools: weakref.WeakSet[Slots[Any]] = weakref.WeakSet()
 
@@ -91,6 +93,15 @@ class Ledger:
             f"<Ledger requested {self.requested} = waiting {self.waiting} + granted {self.granted}"
             f" + rejected {sum(self.rejected.values())}; ended {sum(self.ended.values())}>"
         )
+
+    @property
+    def would_reject(self) -> int:
+        """Requests that `fail_fast=True` would have turned away."""
+        return self.totals.would_reject
+
+    @would_reject.setter
+    def would_reject(self, count: int) -> None:
+        self.totals.would_reject = count
 
     def open_pool(self, slots: Slots[Any]) -> None:
         """Keep the books of these slots too."""
@@ -125,6 +136,11 @@ class Ledger:
         if len(self.samples) > SAMPLES_KEPT:
             self.spill(self.samples)
 
+    def connected(self, seconds: float) -> None:
+        """Note that a physical connection was opened, and how long it took."""
+        self.opened += 1
+        self.totals.create_times.add(seconds)
+
     def reject(self, reason: Reason) -> None:
         """Note that a request gets no connection."""
         self.waiting -= 1
@@ -151,9 +167,8 @@ class Ledger:
 
     def forget(self) -> None:
         """Begin anew, in a forked child: what was written here is the parent's."""
-        self.requested = self.waiting = self.granted = self.would_reject = self.opened = self.closed = self.departed = 0
-        self.rejected = dict.fromkeys(Reason, 0)
-        self.ended = dict.fromkeys(Ending, 0)
+        self.requested = self.waiting = self.granted = self.opened = self.closed = self.departed = 0
+        self.totals.forget()
         self.samples.clear()
 
     def leases(self) -> list[Lease]:

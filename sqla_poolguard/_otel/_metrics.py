@@ -17,8 +17,9 @@ from opentelemetry.context import Context
 from opentelemetry.metrics import Observation
 from opentelemetry.trace import INVALID_SPAN, set_span_in_context
 
-from sqla_poolguard._ledger import SAMPLES_KEPT
+from sqla_poolguard._levels import connections, most_idle, most_open
 from sqla_poolguard._otel import _names as names
+from sqla_poolguard._samples import SAMPLES_KEPT
 
 if TYPE_CHECKING:
     from collections import deque
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Histogram, Meter
 
     from sqla_poolguard._ledger import Ledger
-    from sqla_poolguard._slots import Slots
+    from sqla_poolguard._samples import Sample
 
 __all__ = ["Metrics", "PoolMetrics"]
 
@@ -89,7 +90,6 @@ class Metrics:
         self._thin_out()
         pool = PoolMetrics(self, ledger, name)
         self._pools.append(pool)
-        ledger.spill = pool.spill
         return pool
 
     def forget_samples(self) -> None:
@@ -106,6 +106,7 @@ class Metrics:
         room = SAMPLES_KEPT
         for pool in reversed(self._pools.copy()):
             if pool.ledger() is None:
+                pool.deal()
                 while len(pool.samples) > room:
                     pool.spill(pool.samples)
                 room -= len(pool.samples)
@@ -131,6 +132,7 @@ class Metrics:
         until = time.monotonic() + options.timeout_millis / 1000 * _SHARE
         living = []
         for pool in self._pools.copy():
+            pool.deal()
             for number in range(len(pool.samples)):
                 if number % _BATCH == 0:
                     time.sleep(0)
@@ -149,26 +151,23 @@ class Metrics:
     def _count(self, options: CallbackOptions) -> Iterable[Observation]:
         found = []
         for pool, ledger in self._drain(options):
-            idle = used = 0
-            for slots in ledger.pools():
-                idle += sum(record.dbapi_connection is not None for record in slots.idle.copy())
-                used += len(slots.leases())
+            idle, used = connections(ledger)
             found += [Observation(idle, pool.idle), Observation(used, pool.used)]
         return found
 
     def _max(self, options: CallbackOptions) -> Iterable[Observation]:
         found = []
         for pool, ledger in self._drain(options):
-            limit = max((slots.limit for slots in _current(ledger)), default=0)
-            if 0 < limit < float("inf"):
-                found.append(Observation(int(limit), pool.attributes))
+            limit = most_open(ledger)
+            if limit is not None:
+                found.append(Observation(limit, pool.attributes))
         return found
 
     def _idle_max(self, options: CallbackOptions) -> Iterable[Observation]:
         found = []
         for pool, ledger in self._drain(options):
-            size = max((slots.size for slots in _current(ledger)), default=0)
-            if size:
+            size = most_idle(ledger)
+            if size is not None:
                 found.append(Observation(size, pool.attributes))
         return found
 
@@ -197,15 +196,25 @@ class PoolMetrics:
     It keeps the samples alive, and not the ledger: what an engine measured is reported although it was collected.
     """
 
-    __slots__ = ("_metrics", "attributes", "idle", "ledger", "samples", "used")
+    __slots__ = ("_dealt", "_metrics", "_share", "attributes", "idle", "ledger", "used")
 
     def __init__(self, metrics: Metrics, ledger: Ledger, name: str) -> None:
         self._metrics = metrics
         self.ledger = weakref.ref(ledger)
-        self.samples = ledger.samples
+        self._dealt = ledger.dealt
+        self._share = ledger.dealt.join(self.spill)
         self.attributes = {names.POOL_NAME: name}
         self.idle = {**self.attributes, names.STATE: names.IDLE}
         self.used = {**self.attributes, names.STATE: names.USED}
+
+    @property
+    def samples(self) -> deque[Sample]:
+        """Those that are still to be recorded, once they are dealt."""
+        return self._share.queue
+
+    def deal(self) -> None:
+        """Get what has come meanwhile."""
+        self._dealt.deal()
 
     def record_next(self) -> None:
         """Record the oldest sample; if another thread was faster, nothing."""
@@ -217,7 +226,7 @@ class PoolMetrics:
         metrics.wait_time.record(waited, attributes, *metrics.nowhere)
         metrics.use_time.record(held, attributes, *metrics.nowhere)
 
-    def spill(self, samples: deque[tuple[float, float]]) -> None:
+    def spill(self, samples: deque[Sample]) -> None:
         """
         Record the oldest sample on behalf of a checkout, which must not fail for it; without an SDK, forget the oldest ones.
 
@@ -246,15 +255,6 @@ class PoolMetrics:
     def timed_out(self) -> None:
         """Count a request that timed out."""
         self._metrics.timeouts.add(1, self.attributes)
-
-
-def _current(ledger: Ledger) -> list[Slots[Any]]:
-    """
-    Give the slots that are in use.
-
-    There are several only after `dispose(close=False)`, each of the same size.
-    """
-    return [slots for slots in ledger.pools() if not slots.retired]
 
 
 def _nobody_measures(histogram: Histogram) -> bool:
