@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from bisect import bisect_left
-from collections import Counter
-from itertools import repeat
+from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -50,10 +47,15 @@ class Durations:
         self.total += seconds
 
     def add_all(self, many: Sequence[float]) -> None:
-        """Count many, at a tenth of the price; nobody else may count meanwhile."""
-        for bucket, count in Counter(map(bisect_left, repeat(SECONDS_BUCKETS), many)).items():
-            self.counts[bucket] += count
-        self.total += math.fsum(many)
+        """Count many, at a fifth of the price; nobody else may count meanwhile."""
+        ordered = sorted(many)
+        below = 0
+        for bucket, boundary in enumerate(SECONDS_BUCKETS):
+            up_to = bisect_right(ordered, boundary, below)
+            self.counts[bucket] += up_to - below
+            below = up_to
+        self.counts[-1] += len(ordered) - below
+        self.total += sum(ordered)
 
     def absorb(self, other: Durations) -> None:
         """Count what another one has counted."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["SAMPLES_KEPT", "Sample", "Samples", "Share"]
+__all__ = ["SAMPLES_KEPT", "Sample", "Samples", "Share", "take"]
 
 SAMPLES_KEPT: Final = 16_384
 """Samples that wait for one who counts them, at most: about 1.8 MB."""
@@ -60,7 +62,7 @@ class Samples:
         """Hand out the fresh samples, or so many of them; to be called before a share is looked at."""
         shares = self._shares
         if len(shares) > 1:
-            hand = _take(self._fresh, len(self._fresh) if most is None else most)
+            hand = take(self._fresh, len(self._fresh) if most is None else most)
             for share in shares:
                 share.queue.extend(hand)
                 _relieve(share)
@@ -72,7 +74,7 @@ class Samples:
         elif self._shares:
             self.deal(1)
         else:
-            _take(fresh, 1)
+            take(fresh, 1)
 
 
 def _relieve(share: Share) -> None:
@@ -83,12 +85,9 @@ def _relieve(share: Share) -> None:
         share.spill(share.queue)
 
 
-def _take(samples: deque[Sample], most: int) -> list[Sample]:
-    """Take out the oldest ones."""
+def take(samples: deque[Sample], most: int) -> list[Sample]:
+    """Take out the oldest ones; where another thread takes them too, those that it does not."""
     taken: list[Sample] = []
-    try:
-        for _ in range(min(most, len(samples))):
-            taken.append(samples.popleft())  # noqa: PERF401 - a comprehension would lose all of them where another thread was faster
-    except IndexError:
-        return taken
+    with contextlib.suppress(IndexError):  # there are no more; what was taken before is in the list
+        taken.extend(islice(iter(samples.popleft, None), most))
     return taken
