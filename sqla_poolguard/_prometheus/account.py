@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections import deque
 
     from sqla_poolguard._ledger import Ledger
-    from sqla_poolguard._samples import Sample
+    from sqla_poolguard._samples import Sample, Samples
 
 __all__ = ["Account"]
 
@@ -43,7 +43,7 @@ class Account:
     def _begin(self, ledger: Ledger) -> None:
         self._ledger = weakref.ref(ledger)
         self._totals = (self.totals(), ledger.totals)
-        self._dealt = ledger.dealt
+        self._dealt: Samples | None = ledger.dealt
         self._share = ledger.dealt.join(self._spill)
 
     def go_on(self, ledger: Ledger) -> None:
@@ -83,7 +83,10 @@ class Account:
 
     def _fold(self) -> None:
         """Count the samples that have come; those that come meanwhile are for the next time."""
-        self._dealt.deal()
+        is_over = self.ledger is None
+        if self._dealt is not None:
+            self._dealt.deal()
+            self._dealt = None if is_over else self._dealt  # with it goes what others had to do with this engine
         for _ in range(0, len(self._share.queue), _BATCH):
             with self._lock:
                 self._count(self._share.queue)
