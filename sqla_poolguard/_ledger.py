@@ -6,6 +6,7 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from sqla_poolguard._facts import Ending
 from sqla_poolguard._samples import SAMPLES_KEPT, Samples
 from sqla_poolguard._totals import Totals
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sqla_poolguard._callsite import Place
-    from sqla_poolguard._facts import Ending, Reason
+    from sqla_poolguard._facts import Reason
     from sqla_poolguard._finding import FindingKind
     from sqla_poolguard._samples import Sample
     from sqla_poolguard._slots import Slots
@@ -73,7 +74,7 @@ class Ledger:
         self.totals = Totals()
         """What goes on counting when these books are gone."""
         self.rejected = self.totals.rejected
-        self.ended = self.totals.ended
+        self.ended = dict.fromkeys(Ending, 0)
         self.opened = 0
         """Physical connections opened."""
         self.closed = 0
@@ -98,10 +99,6 @@ class Ledger:
     def would_reject(self) -> int:
         """Requests that `fail_fast=True` would have turned away."""
         return self.totals.would_reject
-
-    @would_reject.setter
-    def would_reject(self, count: int) -> None:
-        self.totals.would_reject = count
 
     def open_pool(self, slots: Slots[Any]) -> None:
         """Keep the books of these slots too."""
@@ -169,6 +166,7 @@ class Ledger:
         """Begin anew, in a forked child: what was written here is the parent's."""
         self.requested = self.waiting = self.granted = self.opened = self.closed = self.departed = 0
         self.totals.forget()
+        self.ended = dict.fromkeys(Ending, 0)
         self.samples.clear()
 
     def leases(self) -> list[Lease]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from sqla_poolguard._connects import BreakerState
+
 if TYPE_CHECKING:
     from sqla_poolguard._ledger import Ledger
     from sqla_poolguard._slots import Slots
 
-__all__ = ["Connections", "connections", "most_idle", "most_open"]
+__all__ = ["Connections", "breakers", "connections", "most_idle", "most_open"]
 
 
 class Connections(NamedTuple):
@@ -37,6 +39,12 @@ def most_open(ledger: Ledger) -> int | None:
 def most_idle(ledger: Ledger) -> int | None:
     """Tell how many connections are kept; None for any number."""
     return max((slots.size for slots in _current(ledger)), default=0) or None
+
+
+def breakers(ledger: Ledger) -> dict[BreakerState, int]:
+    """Count the breakers in each state: one, but for `dispose(close=False)`; none for `Guard(breaker=False)`, and then no state."""
+    states = [slots.breaker.state for slots in _current(ledger) if slots.breaker.opens]
+    return {state: states.count(state) for state in BreakerState} if states else {}
 
 
 def _current(ledger: Ledger) -> list[Slots[Any]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqla_poolguard._callsite import site_of, stack_of, task_name
 from sqla_poolguard._facts import Checkout, Holder, PoolSnapshot, Reason, Rejection, Wait
-from sqla_poolguard._finding import Finding, FindingKind
+from sqla_poolguard._finding import Finding, FindingKind, LeakKind
 from sqla_poolguard._findings import Findings
 from sqla_poolguard._holds import declarations
 from sqla_poolguard._outage import classify, keepsake
@@ -136,9 +136,11 @@ class Reporter:
 
     def lost(self, lease: Lease, now: float, loop: AbstractEventLoop | None) -> None:
         """Count a lease that leaks, and tell it later: the garbage collector calls."""
+        streak = _streak_of(lease)
+        if streak is None or FindingKind.ORPHANED not in streak.told:
+            self.ledger.totals.leaks[LeakKind.GARBAGE_COLLECTED] += 1
         held = max(now - lease.granted_at, 0.0) if lease.granted_at is not None else 0.0
         kind, site = FindingKind.LEAKED, site_of(lease.place)
-        streak = _streak_of(lease)
         finding = Finding(
             pool=self.name,
             kind=kind,

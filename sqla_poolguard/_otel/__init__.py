@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqla_poolguard._facts import Reason
 from sqla_poolguard._observer import Observer
 from sqla_poolguard._otel._providers import metrics_of, spans_of
 from sqla_poolguard._otel._spans import trace_id_in
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
     from sqla_poolguard._facts import Opened, Rejection, Wait
     from sqla_poolguard._ledger import Ledger
-    from sqla_poolguard._otel._metrics import PoolMetrics
+    from sqla_poolguard._otel._measured import Measured
     from sqla_poolguard._otel._spans import Spans
 
 __all__ = ["Telemetry", "observe", "trace_id_in"]
@@ -33,25 +32,25 @@ class Telemetry(Observer):
     It does not hear of an ordinary checkout: that leaves a sample in the ledger, and no more.
     """
 
-    __slots__ = ("_metrics", "_spans", "waited_from")
+    __slots__ = ("_measured", "_spans", "waited_from")
 
-    def __init__(self, metrics: PoolMetrics, spans: Spans) -> None:
-        self._metrics = metrics
+    def __init__(self, measured: Measured, spans: Spans) -> None:
+        self._measured = measured
         self._spans = spans
         self.waited_from = spans.worth_seeing
 
     def opened(self, opened: Opened) -> None:
         """Record how long it took to connect."""
-        self._metrics.created(opened.create_time)
+        self._measured.created(opened.create_time)
 
     def waited(self, wait: Wait) -> None:
-        """Draw a long wait."""
+        """Record and draw a long wait."""
+        self._measured.waited(wait.waited)
         self._spans.waited(wait)
 
     def rejected(self, rejection: Rejection) -> None:
-        """Count a timeout, and draw the wait."""
-        if rejection.reason is Reason.TIMEOUT:
-            self._metrics.timed_out()
+        """Count and draw a wait in vain."""
+        self._measured.rejected(rejection.reason)
         self._spans.rejected(rejection)
 
 

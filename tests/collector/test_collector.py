@@ -40,6 +40,7 @@ async def test_levels_are_read_when_somebody_looks(scrape):
         "idle_max": 2,
         "max": 3,
         "pending_requests": 2,
+        "poolguard_breaker_state closed": 1,
     }
     quiet = scrape.values("busy")
     assert (quiet["count idle"], "count used" in quiet, "pending_requests" in quiet) == (2, False, False)
@@ -112,7 +113,7 @@ async def test_collected_engine_keeps_its_totals(scrape):
         async with all_out(db, 1):
             with pytest.raises(CheckoutTimeout):
                 await db.connect()
-        ledger_of(db).would_reject += 2
+        ledger_of(db).totals.would_reject += 2
         await db.dispose()
         del db
         gc.collect()

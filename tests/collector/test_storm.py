@@ -106,7 +106,7 @@ async def test_scrape_equals_the_ledger(scrape, monkeypatch, both):
     reader = InMemoryMetricReader() if both else None
     provider = MeterProvider([reader], shutdown_on_exit=False) if both else None
     truth = Truth()
-    guard = Guard(name="storm", hold_warning=None, breaker=False, observers=(truth,), meter_provider=provider)
+    guard = Guard(name=f"storm beside {reader}", hold_warning=None, breaker=False, observers=(truth,), meter_provider=provider)
     db = engine(RoughDriver(rnd), pool_size=3, max_overflow=3, pool_timeout=0.00390625, guard=guard)
 
     async def look():

@@ -37,11 +37,8 @@ class Asked(NamedTuple):
 
 def panels(job: str) -> list[Panel]:
     """Give every query of the dashboard, with one job chosen."""
-    found = []
-    for panel in json.loads(dashboard())["panels"]:
-        for target in panel.get("targets", ()):
-            found.append(Panel(panel["title"], _choose(target["expr"], job)))
-    return found
+    made = json.loads(dashboard())["panels"]
+    return [Panel(panel["title"], _choose(target["expr"], job)) for panel in made for target in panel.get("targets", ())]
 
 
 def variables(job: str) -> dict[str, tuple[str, str]]:
