@@ -53,7 +53,7 @@ CASES = {
         quiet="11m",
         fires="13m",
     ),
-    "PoolguardTimeouts": Case(counter("db_client_connection_timeouts_total", "0x10 3x50"), "10m", "12m", "3.75"),
+    "PoolguardTimeouts": Case(counter("db_client_connection_timeouts_total", "0x10 3x50"), "10m", "12m", "3"),
     "PoolguardDeadlock": Case(
         {
             **counter("poolguard_rejections_total", "0x10 1x50", 'poolguard_reason="deadlock"'),
@@ -63,7 +63,7 @@ CASES = {
         "12m",
     ),
     "PoolguardLeaks": Case(
-        counter("poolguard_leaks_total", "0x20 2x40", 'poolguard_kind="garbage_collected"'), "20m", "22m", "2.143"
+        counter("poolguard_leaks_total", "0x20 2x40", 'poolguard_kind="garbage_collected"'), "20m", "22m", "2"
     ),
     "PoolguardWaiting": Case(
         {"db_client_connection_pending_requests{}": ("0x10 4x50", "0x10 4 4 4 0 4 4 4 0 4 4 4 0 0x40")}, "14m", "16m"
