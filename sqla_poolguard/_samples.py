@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["SAMPLES_KEPT", "Sample", "Samples", "Share", "take"]
+__all__ = ["FORGOTTEN", "SAMPLES_KEPT", "Sample", "Samples", "Share", "take"]
 
 SAMPLES_KEPT: Final = 16_384
 """Samples that wait for one who counts them, at most: about 1.8 MB."""
+
+FORGOTTEN: Final = 256
+"""Samples to forget at once while nobody counts them, so that only few checkouts pay for it."""
 
 Sample = tuple[float, float]
 """(wait time, use time) of an ended lease, in seconds."""
@@ -74,7 +77,7 @@ class Samples:
         elif self._shares:
             self.deal(1)
         else:
-            take(fresh, 1)
+            take(fresh, FORGOTTEN)
 
 
 def _relieve(share: Share) -> None:

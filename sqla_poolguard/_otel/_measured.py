@@ -12,6 +12,7 @@ from sqla_poolguard._facts import Reason
 from sqla_poolguard._otel import _names as names
 from sqla_poolguard._otel._instruments import nobody_measures
 from sqla_poolguard._otel._total import Total
+from sqla_poolguard._samples import FORGOTTEN, take
 
 if TYPE_CHECKING:
     from collections import deque
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["Measured"]
 
 _log: Final = logging.getLogger("sqla_poolguard")
-
-_SPILLED: Final = 256
-"""Samples to forget at once while there is no SDK, so that only few checkouts pay for it."""
 
 
 class Measured:
@@ -133,12 +131,9 @@ class Measured:
         """
         try:
             if nobody_measures(self._metrics.wait_time):
-                for _ in range(_SPILLED):
-                    samples.popleft()
-                return
-            self.record_next()
-        except IndexError:  # another thread was faster
-            return
+                take(samples, FORGOTTEN)
+            else:
+                self.record_next()
         except Exception:  # noqa: BLE001 - whatever it is, the checkout goes on
             self._failed()
 

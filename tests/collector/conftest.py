@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from doubles.scrapes import Scrape
+from doubles.scrapes import Scrape, forgotten
 from doubles.virtual import VirtualLoop
 
 
@@ -16,3 +16,10 @@ def pytest_asyncio_loop_factories(config, item):
 def scrape():
     """Give a registry with a collector of every pool."""
     return Scrape()
+
+
+@pytest.fixture(autouse=True)
+def nothing_left():
+    """Leave a process behind in which nobody counts."""
+    with forgotten():
+        yield

@@ -49,10 +49,10 @@ def test_each_gets_each_once():
 
 
 def test_nobody_counts():
-    """Without a share the oldest sample is forgotten to make room."""
-    fresh = deque(numbered(3))
+    """Without a share the oldest samples are forgotten to make room, many at once."""
+    fresh = deque(numbered(300))
     Samples(fresh).spill(fresh)
-    assert list(fresh) == numbered(3)[1:]
+    assert list(fresh) == numbered(300)[256:]
 
 
 def test_a_share_that_nobody_takes_is_bounded(monkeypatch):
