@@ -6,8 +6,9 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from sqla_poolguard._facts import Ending, Reason
-from sqla_poolguard._finding import LeakKind
+from sqla_poolguard._facts import Ending
+from sqla_poolguard._samples import SAMPLES_KEPT, Samples
+from sqla_poolguard._totals import Totals
 
 if TYPE_CHECKING:
     from asyncio import Task
@@ -15,14 +16,13 @@ if TYPE_CHECKING:
 
     from sqla_poolguard._callsite import Place
     from sqla_poolguard._course import Course
+    from sqla_poolguard._facts import Reason
     from sqla_poolguard._finding import FindingKind
+    from sqla_poolguard._samples import Sample
     from sqla_poolguard._slots import Slots
     from sqla_poolguard._streak import Streak
 
-__all__ = ["SAMPLES_KEPT", "Lease", "Ledger", "Totals"]
-
-SAMPLES_KEPT = 16_384
-"""Samples that wait for an exporter, at most, each (wait time, use time) in seconds: about 1.8 MB."""
+__all__ = ["SAMPLES_KEPT", "Lease", "Ledger"]
 
 _LOOKS = 3
 
@@ -71,32 +71,6 @@ class Lease:
             self.notes += ((kind, is_news),)
 
 
-class Totals:
-    """What is counted for exporters and only grows: they may keep it, and tell what a collected engine has left behind."""
-
-    __slots__ = ("foreign_await", "leaks", "rejected", "spans_suppressed", "would_reject")
-
-    def __init__(self) -> None:
-        self.rejected = dict.fromkeys(Reason, 0)
-        """Requests that got no connection."""
-        self.leaks = dict.fromkeys(LeakKind, 0)
-        """Leases that were not given back; each is counted once, when that is noticed."""
-        self.would_reject = 0
-        """Requests that `fail_fast=True` would have turned away."""
-        self.foreign_await: float | None = None
-        """Connection-seconds for which holders awaited something else than the database; sampled; None if nobody could look yet."""
-        self.spans_suppressed = 0
-        """Spans, and events on others' spans, that were not drawn since their line had its share."""
-
-    def forget(self) -> None:
-        """Begin anew, in a forked child."""
-        self.rejected.update(dict.fromkeys(Reason, 0))
-        self.leaks.update(dict.fromkeys(LeakKind, 0))
-        self.would_reject = 0
-        self.foreign_await = None
-        self.spans_suppressed = 0
-
-
 class Ledger:
     """
     The books of one engine's pool, carried on from pool to pool when the engine is disposed of.
@@ -114,6 +88,7 @@ class Ledger:
         self.waiting = 0
         self.granted = 0
         self.totals = Totals()
+        """What goes on counting when these books are gone."""
         self.rejected = self.totals.rejected
         self.ended = dict.fromkeys(Ending, 0)
         self.opened = 0
@@ -122,9 +97,11 @@ class Ledger:
         """Physical connections closed by the pool."""
         self.departed = 0
         """Physical connections that left the pool open: detached, or leaked and then terminated."""
-        self.samples: deque[tuple[float, float]] = deque()
+        self.samples: deque[Sample] = deque()
         """(wait time, use time) of each ended lease, in seconds, until an exporter takes it."""
-        self.spill: Callable[[deque[tuple[float, float]]], object] = deque.popleft
+        self.dealt = Samples(self.samples)
+        """Where exporters get them."""
+        self.spill: Callable[[deque[Sample]], object] = self.dealt.spill
         """Takes one sample out when there are too many; an exporter records it, else it is forgotten."""
         self.listeners: Callable[[], Iterable[object]] = tuple
         """Gives who is told of every checkout beside us: an exporter looks whether one of them measures the same."""
@@ -173,6 +150,11 @@ class Ledger:
         self.granted += 1
         if len(self.samples) > SAMPLES_KEPT:
             self.spill(self.samples)
+
+    def connected(self, seconds: float) -> None:
+        """Note that a physical connection was opened, and how long it took."""
+        self.opened += 1
+        self.totals.create_times.add(seconds)
 
     def reject(self, reason: Reason) -> None:
         """Note that a request gets no connection."""

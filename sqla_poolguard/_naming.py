@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 
     from sqla_poolguard._ledger import Ledger
 
-__all__ = ["address_of", "claim", "ledgers"]
+__all__ = ["address_of", "claim", "ledgers", "listen"]
 
 _taken: Final[weakref.WeakValueDictionary[str, Ledger]] = weakref.WeakValueDictionary()
+_listeners: Final[list[Callable[[str, Ledger], None]]] = []
 _lock: Final = threading.Lock()
 _DATABASE_KEYS: Final = ("database", "dbname", "db")
 
@@ -28,7 +29,17 @@ def claim(name: str, ledger: Ledger) -> str:
             number += 1
             unique = f"{name}#{number}"
         _taken[unique] = ledger
+        for listener in _listeners:
+            listener(unique, ledger)
         return unique
+
+
+def listen(listener: Callable[[str, Ledger], None]) -> None:
+    """Be told the name and the books of every engine, those that live first; it must not make an engine meanwhile."""
+    with _lock:
+        for name, ledger in list(_taken.items()):
+            listener(name, ledger)
+        _listeners.append(listener)
 
 
 def ledgers() -> list[Ledger]:

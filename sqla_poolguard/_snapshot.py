@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from sqla_poolguard._facts import PoolSnapshot
 
-__all__ = ["snapshot"]
+__all__ = ["guarded", "snapshot"]
 
 
 def snapshot(engine_or_pool: AsyncEngine | Engine | GuardedPool) -> PoolSnapshot:
@@ -25,9 +25,19 @@ def snapshot(engine_or_pool: AsyncEngine | Engine | GuardedPool) -> PoolSnapshot
     Raises:
         TypeError: it has no `GuardedPool`.
     """
+    return guarded(engine_or_pool).snapshot()
+
+
+def guarded(engine_or_pool: AsyncEngine | Engine | GuardedPool) -> GuardedPool:
+    """
+    Give the guarded pool of an engine.
+
+    Raises:
+        TypeError: it has none.
+    """
     pool = getattr(engine_or_pool, "pool", engine_or_pool)
     if not isinstance(pool, GuardedPool):
         given = type(engine_or_pool).__name__ + (f" with {type(pool).__name__}" if pool is not engine_or_pool else "")
-        msg = f"snapshot() wants an engine with poolclass=GuardedPool, or its pool; got {given}"
+        msg = f"an engine with poolclass=GuardedPool is wanted, or its pool; got {given}"
         raise TypeError(msg)
-    return pool.snapshot()
+    return pool

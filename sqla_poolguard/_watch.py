@@ -156,7 +156,7 @@ class Watch:
 
     def opened(self, seconds: float) -> None:
         """Note a physical connection."""
-        self.ledger.opened += 1
+        self.ledger.connected(seconds)
         if self._observers.opened:
             self.reporter.tell(self._observers.opened, Opened(self.reporter.name, seconds))
 

@@ -12,6 +12,7 @@ from sqla_poolguard._facts import Reason
 from sqla_poolguard._otel import _names as names
 from sqla_poolguard._otel._instruments import nobody_measures
 from sqla_poolguard._otel._total import Total
+from sqla_poolguard._samples import FORGOTTEN, take
 
 if TYPE_CHECKING:
     from collections import deque
@@ -21,13 +22,11 @@ if TYPE_CHECKING:
 
     from sqla_poolguard._ledger import Ledger
     from sqla_poolguard._otel._metrics import Metrics
+    from sqla_poolguard._samples import Sample
 
 __all__ = ["Measured"]
 
 _log: Final = logging.getLogger("sqla_poolguard")
-
-_SPILLED: Final = 256
-"""Samples to forget at once while there is no SDK, so that only few checkouts pay for it."""
 
 
 class Measured:
@@ -40,7 +39,8 @@ class Measured:
     def __init__(self, metrics: Metrics, ledger: Ledger, name: str) -> None:
         self._metrics = metrics
         self.ledger = weakref.ref(ledger)
-        self.samples = ledger.samples
+        self._dealt = ledger.dealt
+        self._share = ledger.dealt.join(self.spill)
         self.attributes = {names.POOL_NAME: name}
         self.idle = {**self.attributes, names.STATE: names.IDLE}
         self.used = {**self.attributes, names.STATE: names.USED}
@@ -111,6 +111,15 @@ class Measured:
                 )
         return other == names.CONNECTION_COUNT.name
 
+    @property
+    def samples(self) -> deque[Sample]:
+        """Those that are still to be recorded, once they are dealt."""
+        return self._share.queue
+
+    def deal(self) -> None:
+        """Get what has come meanwhile."""
+        self._dealt.deal()
+
     def tell_totals(self) -> None:
         """Count what has not been counted yet."""
         for total in self._totals:
@@ -135,7 +144,7 @@ class Measured:
                 self._early[waited] = left
         return left >= 0
 
-    def spill(self, samples: deque[tuple[float, float]]) -> None:
+    def spill(self, samples: deque[Sample]) -> None:
         """
         Record the oldest sample on behalf of a checkout, which must not fail for it; without an SDK, forget the oldest ones.
 
@@ -143,12 +152,9 @@ class Measured:
         """
         try:
             if nobody_measures(self._metrics.wait_time):
-                for _ in range(_SPILLED):
-                    samples.popleft()
-                return
-            self.record_next()
-        except IndexError:  # another thread was faster
-            return
+                take(samples, FORGOTTEN)
+            else:
+                self.record_next()
         except Exception:  # noqa: BLE001 - whatever it is, the checkout goes on
             self._failed()
 
@@ -158,6 +164,7 @@ class Measured:
             self.tell_totals()
         except Exception:  # noqa: BLE001 - another engine is being made, which is not to fail for it
             self._failed()
+        self.deal()
         while len(self.samples) > room:
             self.spill(self.samples)
 

@@ -9,16 +9,16 @@ from __future__ import annotations
 import os
 import time
 import weakref
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from opentelemetry.metrics import Observation
 
-from sqla_poolguard._connects import BreakerState
-from sqla_poolguard._ledger import SAMPLES_KEPT
+from sqla_poolguard._levels import breakers, connections, most_idle, most_open
 from sqla_poolguard._otel import _names as names
 from sqla_poolguard._otel._instruments import make_histogram, no_context
 from sqla_poolguard._otel._measured import Measured
 from sqla_poolguard._otel._neighbours import counted_by_others
+from sqla_poolguard._samples import SAMPLES_KEPT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Meter
 
     from sqla_poolguard._ledger import Ledger
-    from sqla_poolguard._slots import Slots
 
 __all__ = ["Metrics"]
 
@@ -86,7 +85,6 @@ class Metrics:
         self._thin_out()
         pool = Measured(self, ledger, name)
         self._pools.append(pool)
-        ledger.spill = pool.spill
         return pool
 
     def forget(self) -> None:
@@ -127,6 +125,7 @@ class Metrics:
         until = time.monotonic() + options.timeout_millis / 1000 * _SHARE
         living = []
         for pool in self._pools.copy():
+            pool.deal()
             for number in range(len(pool.samples)):
                 if number % _BATCH == 0:
                     time.sleep(0)
@@ -148,26 +147,23 @@ class Metrics:
         for pool, ledger in self._drain(options):
             if pool.yields_to(counted_by_others(ledger.listeners())):
                 continue
-            idle = used = 0
-            for slots in ledger.pools():
-                idle += sum(record.dbapi_connection is not None for record in slots.idle.copy())
-                used += len(slots.leases())
+            idle, used = connections(ledger)
             found += [Observation(idle, pool.idle), Observation(used, pool.used)]
         return found
 
     def _max(self, options: CallbackOptions) -> Iterable[Observation]:
         found = []
         for pool, ledger in self._drain(options):
-            limit = max((slots.limit for slots in _current(ledger)), default=0)
-            if 0 < limit < float("inf"):
-                found.append(Observation(int(limit), pool.attributes))
+            limit = most_open(ledger)
+            if limit is not None:
+                found.append(Observation(limit, pool.attributes))
         return found
 
     def _idle_max(self, options: CallbackOptions) -> Iterable[Observation]:
         found = []
         for pool, ledger in self._drain(options):
-            size = max((slots.size for slots in _current(ledger)), default=0)
-            if size:
+            size = most_idle(ledger)
+            if size is not None:
                 found.append(Observation(size, pool.attributes))
         return found
 
@@ -178,22 +174,11 @@ class Metrics:
         return [Observation(ledger.waiting, pool.attributes) for pool, ledger in self._drain(options)]
 
     def _breaker_state(self, options: CallbackOptions) -> Iterable[Observation]:
-        found = []
-        for pool, ledger in self._drain(options):
-            breakers = [slots.breaker for slots in _current(ledger) if slots.breaker.opens]
-            for state in BreakerState if breakers else ():
-                number = sum(breaker.state is state for breaker in breakers)
-                found.append(Observation(number, {**pool.attributes, names.BREAKER: str(state)}))
-        return found
-
-
-def _current(ledger: Ledger) -> list[Slots[Any]]:
-    """
-    Give the slots that are in use.
-
-    There are several only after `dispose(close=False)`, each of the same size.
-    """
-    return [slots for slots in ledger.pools() if not slots.retired]
+        return [
+            Observation(number, {**pool.attributes, names.BREAKER: str(state)})
+            for pool, ledger in self._drain(options)
+            for state, number in breakers(ledger).items()
+        ]
 
 
 def _forked() -> None:

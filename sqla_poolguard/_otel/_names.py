@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from sqla_poolguard._durations import SECONDS_BUCKETS
+
 __all__ = [
     "BREAKER_STATE",
     "CONNECTION_COUNT",
@@ -36,14 +38,6 @@ SEMCONV_VERSION: Final = "1.44.0"
 SCHEMA_URL: Final = f"https://opentelemetry.io/schemas/{SEMCONV_VERSION}"
 SCOPE: Final = "sqla_poolguard"
 """Name of the instrumentation scope: of our meter and our tracer."""
-
-SECONDS_BUCKETS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
-"""
-Bucket boundaries in seconds.
-
-The conventions advise them for `db.client.operation.duration`, and none for the pool's own histograms.
-Without advice an SDK puts every duration below 5 s into one bucket.
-"""
 
 
 class Instrument(NamedTuple):

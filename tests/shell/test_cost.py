@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import gc
 import pathlib
 import sys
 
@@ -50,6 +51,8 @@ async def observe(pool, events, note, measured=TIMES):
 
     def observed():
         checkouts(3)
+        gc.collect()  # what other tests have left is not collected now
+        gc.disable()
         for event in events:
             monitoring.register_callback(monitoring.PROFILER_ID, event, note)
         monitoring.set_events(monitoring.PROFILER_ID, sum(events))
@@ -57,6 +60,7 @@ async def observe(pool, events, note, measured=TIMES):
             checkouts(measured)
         finally:
             monitoring.set_events(monitoring.PROFILER_ID, 0)
+            gc.enable()
 
     monitoring.use_tool_id(monitoring.PROFILER_ID, "test_cost")
     try:

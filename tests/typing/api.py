@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from litestar import Litestar
 from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.trace import NoOpTracerProvider
+from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from starlette.responses import Response
 
@@ -52,6 +53,7 @@ from sqla_poolguard.asgi import (
     no_connection,
     readiness,
 )
+from sqla_poolguard.prometheus import PoolCollector, dashboard, register, rules
 from sqla_poolguard.testing import (
     ConnectionWatch,
     FakeClock,
@@ -237,6 +239,17 @@ async def answer(request: Request, error: CheckoutError) -> None:
     Litestar(exception_handlers=litestar_handlers)
     PoolGuardMiddleware(app, deadline_unit="min")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     readiness("orders")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+
+
+def scrape() -> None:
+    """Use what Prometheus gets."""
+    assert_type(register(), PoolCollector)
+    registry = CollectorRegistry()
+    registry.unregister(register(registry, engine, engine.sync_engine, each_process=True))
+    registry.register(PoolCollector(engine))
+    assert_type(rules(), str)
+    assert_type(dashboard(), str)
+    PoolCollector("orders")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
 
 
 async def be_urgent() -> None:

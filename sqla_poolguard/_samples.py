@@ -1,0 +1,96 @@
+"""Deals the samples of one engine's pool to those who count them: to each of them each sample, once. It counts nothing."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["FORGOTTEN", "SAMPLES_KEPT", "Sample", "Samples", "Share", "take"]
+
+SAMPLES_KEPT: Final = 16_384
+"""Samples that wait for one who counts them, at most: about 1.8 MB."""
+
+FORGOTTEN: Final = 256
+"""Samples to forget at once while nobody counts them, so that only few checkouts pay for it."""
+
+Sample = tuple[float, float]
+"""(wait time, use time) of an ended lease, in seconds."""
+
+
+class Share:
+    """What one who counts has still to take."""
+
+    __slots__ = ("queue", "spill")
+
+    def __init__(self, queue: deque[Sample], spill: Callable[[deque[Sample]], object]) -> None:
+        self.queue = queue
+        """The oldest sample is the first; whoever takes it takes it out. Look it up each time: it changes when another one joins."""
+        self.spill = spill
+        """Takes some samples out of a queue when there are too many."""
+
+
+class Samples:
+    """
+    One pool's samples, which leases append to a queue, and a share for each who counts them.
+
+    As long as there is only one he takes them from that queue itself, and nothing is dealt.
+    There is no lock: each step is one of the interpreter, and samples that are being dealt by one thread reach the shares a moment later.
+    """
+
+    __slots__ = ("_fresh", "_shares")
+
+    def __init__(self, fresh: deque[Sample]) -> None:
+        self._fresh = fresh
+        self._shares: tuple[Share, ...] = ()
+
+    def join(self, spill: Callable[[deque[Sample]], object]) -> Share:
+        """
+        Have every sample from now on, and those that nobody has taken yet.
+
+        Args:
+            spill: takes some out of a queue that has grown too long. It is called by a checkout, and must neither raise nor take long.
+        """
+        for share in self._shares:  # at most one has the fresh ones to itself
+            share.queue = deque() if share.queue is self._fresh else share.queue
+        share = Share(deque() if self._shares else self._fresh, spill)
+        self._shares += (share,)
+        return share
+
+    def deal(self, most: int | None = None) -> None:
+        """Hand out the fresh samples, or so many of them; to be called before a share is looked at."""
+        shares = self._shares
+        if len(shares) > 1:
+            hand = take(self._fresh, len(self._fresh) if most is None else most)
+            for share in shares:
+                share.queue.extend(hand)
+                _relieve(share)
+
+    def spill(self, fresh: deque[Sample]) -> None:
+        """Make room for one more: a checkout has found too many."""
+        if len(self._shares) == 1:
+            self._shares[0].spill(fresh)
+        elif self._shares:
+            self.deal(1)
+        else:
+            take(fresh, FORGOTTEN)
+
+
+def _relieve(share: Share) -> None:
+    """Have a share spilled that has grown too long."""
+    for _ in range(len(share.queue) - SAMPLES_KEPT):
+        if len(share.queue) <= SAMPLES_KEPT:  # it spills several at a time
+            return
+        share.spill(share.queue)
+
+
+def take(samples: deque[Sample], most: int) -> list[Sample]:
+    """Take out the oldest ones; where another thread takes them too, those that it does not."""
+    taken: list[Sample] = []
+    with contextlib.suppress(IndexError):  # there are no more; what was taken before is in the list
+        taken.extend(islice(iter(samples.popleft, None), most))
+    return taken
