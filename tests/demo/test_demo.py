@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from doubles.collector import Collector
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
@@ -63,33 +62,34 @@ def test_own_server_and_no_unicode(poolguard, postgres_url):
 
 @pytest.fixture
 def collector():
-    """An OTLP collector that only notes what comes; gives its address and the paths."""
-    paths = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers["Content-Length"] or 0))
-            if body:
-                paths.append(self.path)
-            self.send_response(200)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *_args):
-            """Stay silent."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}", paths
-        server.shutdown()
+    """An OTLP collector."""
+    with Collector() as listening:
+        yield listening
 
 
-def test_telemetry_arrives(poolguard, collector, postgres_url):
-    """`--otlp` sends spans and the pool's metrics, and says how many."""
-    url, paths = collector
-    done = poolguard.show("demo", "--json", "--act", "leak", "--otlp", url, "--dsn", postgres_url)
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_telemetry_arrives(poolguard, collector, postgres_url, protocol):
+    """`--otlp` sends spans and the pool's metrics by the protocol that is asked for, and says how many."""
+    arguments = ["--otlp", collector.address(protocol), *(["--otlp-protocol", protocol] if protocol == "grpc" else [])]
+    done = poolguard.show("demo", "--json", "--act", "leak", *arguments, "--dsn", postgres_url)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
     sent = json.loads(done.stdout)["telemetry"]
     assert sent["spans"] >= 3
     assert "db.client.connection.count" in sent["metrics"]
-    assert set(paths) == {"/v1/traces", "/v1/metrics"}
+    spans, metrics = collector.spans(), collector.metrics()
+    assert len(spans) == sent["spans"]
+    assert {each.item.name for each in metrics} == set(sent["metrics"])
+    assert {each.protocol for each in spans + metrics} == {protocol}
+    assert {each.resource["service.name"] for each in spans + metrics} == {"poolguard-demo"}
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_collector_that_takes_no_metrics(poolguard, postgres_url, protocol):
+    """Jaeger takes no metrics: it is sent none, and the demo says so."""
+    with Collector(metrics=False) as jaeger:
+        arguments = ("--otlp", jaeger.address(protocol), "--otlp-protocol", protocol)
+        done = poolguard.show("demo", "--act", "leak", *arguments, "--dsn", postgres_url)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "spans (it takes no metrics, as Jaeger)" in done.stdout
+        assert jaeger.spans()
