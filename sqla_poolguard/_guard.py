@@ -12,6 +12,8 @@ from sqla_poolguard._observer import Observer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import TracerProvider
 
 __all__ = ["Guard"]
 
@@ -30,8 +32,8 @@ class Guard:
     What a `GuardedPool` watches for and how it speaks.
 
     Seconds are floats.
-    Text is accepted for every option but `observers` and read as the option's type,
-    so that a URL or a configuration file can set it.
+    Text is accepted and read as the option's type, so that a URL or a configuration file can set it;
+    but not for `observers`, `meter_provider` and `tracer_provider`, which are objects.
 
     Raises:
         ValueError: an option has a value that is not allowed; the message names the option, the value and what is allowed.
@@ -100,6 +102,12 @@ class Guard:
 
     telemetry: bool = True
     """Offer metrics and spans to OpenTelemetry; costs next to nothing while no SDK is configured."""
+
+    meter_provider: MeterProvider | None = None
+    """Whose meter measures the pool; None means the application's global one, even if that is set later."""
+
+    tracer_provider: TracerProvider | None = None
+    """Whose tracer draws the spans; None means the application's global one, even if that is set later."""
 
     observers: tuple[Observer, ...] = ()
     """Your own observers; see `sqla_poolguard.Observer`."""
@@ -239,6 +247,15 @@ def _switch(option: str, value: object) -> bool:
     raise _refuse(option, value, "True or False")
 
 
+def _provider(method: str, kind: str) -> Callable[[str, object], object]:
+    def check(option: str, value: object) -> object:
+        if value is None or (not isinstance(value, type) and callable(getattr(value, method, None))):
+            return value
+        raise _refuse(option, value, f"None or an instance of opentelemetry.{kind}; it cannot be given as text")
+
+    return check
+
+
 def _observers(option: str, value: object) -> tuple[Any, ...]:
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
         raise _refuse(option, value, "a sequence of sqla_poolguard.Observer instances")
@@ -266,5 +283,7 @@ _CHECKS: Final[dict[str, Callable[[str, object], object]]] = {
     "ping_after": _seconds,
     "capture": _choice("site", "stack", "off"),
     "telemetry": _switch,
+    "meter_provider": _provider("get_meter", "metrics.MeterProvider"),
+    "tracer_provider": _provider("get_tracer", "trace.TracerProvider"),
     "observers": _observers,
 }

@@ -142,7 +142,7 @@ class GuardedPool(Figures):
     def _make_reporter(self, creator: Callable[..., Any]) -> Reporter:
         guard, ledger = self._guard, Ledger()
         name = claim(guard.name or address_of(creator, self._dialect), ledger)
-        telemetry = (observe(ledger, name),) if guard.telemetry else ()
+        telemetry = (observe(ledger, name, guard.meter_provider, guard.tracer_provider),) if guard.telemetry else ()
         return Reporter(name, ledger, Observers((*telemetry, LogObserver(), *guard.observers)))
 
     @classmethod

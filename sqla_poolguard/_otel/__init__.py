@@ -7,28 +7,23 @@ One that is configured later, by `set_meter_provider()` or `set_tracer_provider(
 
 from __future__ import annotations
 
-import functools
-import threading
-from typing import TYPE_CHECKING, Final
-
-from opentelemetry.metrics import get_meter
-from opentelemetry.trace import get_tracer
+from typing import TYPE_CHECKING
 
 from sqla_poolguard._facts import Reason
 from sqla_poolguard._observer import Observer
-from sqla_poolguard._otel._metrics import Metrics
-from sqla_poolguard._otel._names import SCHEMA_URL, SCOPE
-from sqla_poolguard._otel._spans import Spans, trace_id_in
-from sqla_poolguard._version import own_version
+from sqla_poolguard._otel._providers import metrics_of, spans_of
+from sqla_poolguard._otel._spans import trace_id_in
 
 if TYPE_CHECKING:
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import TracerProvider
+
     from sqla_poolguard._facts import Opened, Rejection, Wait
     from sqla_poolguard._ledger import Ledger
     from sqla_poolguard._otel._metrics import PoolMetrics
+    from sqla_poolguard._otel._spans import Spans
 
 __all__ = ["Telemetry", "observe", "trace_id_in"]
-
-_once: Final = threading.Lock()
 
 
 class Telemetry(Observer):
@@ -60,27 +55,16 @@ class Telemetry(Observer):
         self._spans.rejected(rejection)
 
 
-def observe(ledger: Ledger, name: str, *, metrics: Metrics | None = None, spans: Spans | None = None) -> Telemetry:
+def observe(
+    ledger: Ledger, name: str, meter_provider: MeterProvider | None = None, tracer_provider: TracerProvider | None = None
+) -> Telemetry:
     """
     Tell OpenTelemetry about an engine's pool as long as its ledger lives; to be called once per ledger.
 
     Args:
         ledger: the books to read at each export; held weakly.
         name: what the pool is called, unique in the process.
-        metrics: measures it; default: the instruments of the application's meter provider.
-        spans: draws its waits; default: with the application's tracer provider.
+        meter_provider: measures it; default: the application's global one.
+        tracer_provider: draws its waits; default: the application's global one.
     """
-    if metrics is None or spans is None:
-        with _once:
-            metrics, spans = metrics or _global_metrics(), spans or _global_spans()
-    return Telemetry(metrics.measure(ledger, name), spans)
-
-
-@functools.cache
-def _global_metrics() -> Metrics:
-    return Metrics(get_meter(SCOPE, own_version(), schema_url=SCHEMA_URL))
-
-
-@functools.cache
-def _global_spans() -> Spans:
-    return Spans(get_tracer(SCOPE, own_version(), schema_url=SCHEMA_URL))
+    return Telemetry(metrics_of(meter_provider).measure(ledger, name), spans_of(tracer_provider))

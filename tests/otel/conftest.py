@@ -10,7 +10,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from sqla_poolguard import _otel
+from sqla_poolguard._otel import _providers
 from sqla_poolguard._otel._metrics import Metrics
 from sqla_poolguard._otel._spans import Spans
 
@@ -80,8 +80,8 @@ def use(monkeypatch):
 
     def use(*readers, **options):
         sdk = Sdk(*readers, **options)
-        monkeypatch.setattr(_otel, "_global_metrics", lambda: sdk.metrics)
-        monkeypatch.setattr(_otel, "_global_spans", lambda: sdk.spans)
+        monkeypatch.setattr(_providers, "_global_metrics", lambda: sdk.metrics)
+        monkeypatch.setattr(_providers, "_global_spans", lambda: sdk.spans)
         made.append(sdk)
         return sdk
 

@@ -6,10 +6,13 @@ import dataclasses
 import math
 
 import pytest
+from opentelemetry.metrics import NoOpMeterProvider
+from opentelemetry.trace import NoOpTracerProvider
 
 from sqla_poolguard import Guard, Observer
 
 me = Observer()
+meters, tracers = NoOpMeterProvider(), NoOpTracerProvider()
 
 HUGE = 10**400
 """More than a float can hold."""
@@ -69,6 +72,10 @@ GOOD = [
     ("telemetry", "off", False),
     ("telemetry", "0", False),
     ("telemetry", "False", False),
+    ("meter_provider", None, None),
+    ("meter_provider", meters, meters),
+    ("tracer_provider", None, None),
+    ("tracer_provider", tracers, tracers),
     ("observers", (), ()),
     ("observers", [me], (me,)),
     ("observers", (me,), (me,)),
@@ -80,6 +87,7 @@ SECONDS, COUNT, SPAN = (
     "a number of seconds, 0 or more",
 )
 SWITCH, CHOICE, TEXT = "True or False", "'site', 'stack' or 'off'", "None or a non-empty text"
+PROVIDER = "None or an instance of opentelemetry.{}; it cannot be given as text"
 OBSERVER = "instances of a subclass of sqla_poolguard.Observer"
 
 BAD = [
@@ -98,6 +106,14 @@ BAD = [
     *(("statement_text", value, SWITCH) for value in (None, 1, "maybe")),
     *(("slow_statement", value, SECONDS) for value in (0, -1, "soon", True)),
     *(("telemetry", value, SWITCH) for value in (None, 1, 0, "maybe", "")),
+    *(
+        ("meter_provider", value, PROVIDER.format("metrics.MeterProvider"))
+        for value in ("none", "sdk", "", 1, True, tracers, NoOpMeterProvider)
+    ),
+    *(
+        ("tracer_provider", value, PROVIDER.format("trace.TracerProvider"))
+        for value in ("none", "sdk", "", 1, True, meters, NoOpTracerProvider)
+    ),
     *(("capture", value, CHOICE) for value in (None, "everything", "", "SITE", 1)),
     *(("deadlock", value, "'fail' or 'warn'") for value in (None, True, "", "FAIL", "never")),
     *(("reclaim", value, "'never' or 'orphaned'") for value in (None, False, "", "always", 1)),
@@ -161,6 +177,8 @@ def test_defaults():
         "ping_after": None,
         "capture": "site",
         "telemetry": True,
+        "meter_provider": None,
+        "tracer_provider": None,
         "observers": (),
     }
 
