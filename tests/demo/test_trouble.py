@@ -11,7 +11,6 @@ import time
 
 import asyncpg
 import pytest
-from doubles.collector import Collector
 
 from sqla_poolguard._cli.embedded import EmbeddedPostgres
 
@@ -118,39 +117,13 @@ def test_no_postgresql(poolguard):
 
 
 @pytest.mark.parametrize(
-    "address",
-    [
-        *("http://127.0.0.1:{port}", "http://bob:secret@127.0.0.1:{port}", "localhost:{port}"),
-        *("http://", "grpc://localhost:{port}", "http://localhost:port", "http://[localhost"),
-    ],
+    "address", ["http://127.0.0.1:{port}", "http://bob:secret@127.0.0.1:{port}", "localhost:{port}", "http://"]
 )
 def test_no_collector(poolguard, closed_port, address):
     """A collector that is not there is missed before the demo begins; its password is not told."""
     done = poolguard.run("demo", "--otlp", address.format(port=closed_port))
     assert_one_sentence(done, "--otlp")
     assert done.stdout == ""
-    assert "secret" not in done.stderr
-
-
-def test_no_grpc_collector(poolguard, closed_port):
-    """Nor does one wait for a gRPC collector that is not there."""
-    done = poolguard.run("demo", "--otlp", f"http://127.0.0.1:{closed_port}", "--otlp-protocol", "grpc")
-    assert_one_sentence(done, "OTLP/gRPC", f"127.0.0.1:{closed_port}", "UNAVAILABLE", "--otlp-protocol http/protobuf")
-
-
-def test_wrong_protocol(poolguard):
-    """Who confuses the two ports is told which protocol to ask for."""
-    with Collector() as collector:
-        done = poolguard.run("demo", "--otlp", collector.grpc)
-        assert_one_sentence(done, "--otlp-protocol grpc")
-        done = poolguard.run("demo", "--otlp", collector.http, "--otlp-protocol", "grpc")
-        assert_one_sentence(done, "--otlp-protocol http/protobuf")
-
-
-def test_password_for_grpc(poolguard):
-    """The gRPC exporter takes no password in its address; it is not told either."""
-    done = poolguard.run("demo", "--otlp", "http://bob:secret@127.0.0.1:4317")
-    assert_one_sentence(done, "OTEL_EXPORTER_OTLP_HEADERS")
     assert "secret" not in done.stderr
 
 

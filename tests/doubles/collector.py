@@ -58,6 +58,8 @@ class Collector:
         self.takes_metrics = metrics
         self.requests: list[tuple[str, Any]] = []
         """(protocol, message), in the order in which they came; empty ones, which only ask, are not among them."""
+        self.break_for: str | None = None
+        """Name of the kind of message over which its gRPC service breaks."""
         self.http = self.grpc = ""
         """Where it listens."""
 
@@ -125,6 +127,8 @@ class _Service(trace_grpc.TraceServiceServicer, metrics_grpc.MetricsServiceServi
 
     def Export(self, request, context):  # noqa: N802 - gRPC's name
         """Take a message."""
+        if type(request).__name__ == self._collector.break_for:
+            context.abort(grpc.StatusCode.INTERNAL, "broken")
         self._collector.take("grpc", request)
         return self._response()
 
