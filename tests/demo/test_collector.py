@@ -46,7 +46,7 @@ def test_grpc_has_one_address_for_all(collector):
 def test_port_tells_the_protocol(port, protocol):
     """Port 4317 is that of OTLP/gRPC, at whatever host; any other is one of OTLP/HTTP."""
     with pytest.raises(DemoError, match=protocol):
-        find_collector(f"http://nowhere.invalid:{port}", None)
+        find_collector(f"http://127.9.9.9:{port}", None)
 
 
 @pytest.mark.parametrize("protocol", [HTTP, GRPC])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
+from sqla_poolguard._cli.demo.clue import Clues
 from sqla_poolguard._cli.demo.settings import GRPC
 
 if TYPE_CHECKING:
@@ -22,12 +23,18 @@ _TIMEOUT: Final = 5
 
 
 class CountedSpans(SpanExporter):
-    """Counts the spans that it sends. To be put before an exporter among the bases of a class."""
+    """Counts the spans that it sends, and looks at them. To be put before an exporter among the bases of a class."""
 
     sent = lost = 0
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.clues = Clues()
+
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Send, and count."""
+        for span in spans:
+            self.clues.see(span)
         result = super().export(spans)
         if result is SpanExportResult.SUCCESS:
             self.sent += len(spans)

@@ -6,6 +6,7 @@ import json
 import platform
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 import sqlalchemy
 from rich.console import Console
@@ -33,6 +34,7 @@ __all__ = ["Screen"]
 _WIDEST: Final = 110
 _REFRESHES: Final = 6
 _PROGRESS_WIDTH: Final = 24
+_JAEGER_PORT: Final = 16686
 
 
 class Screen:
@@ -110,6 +112,8 @@ class Screen:
         if outcome.sent is not None:
             names = f" and {len(outcome.sent['metrics'])} metrics" if outcome.sent["takes_metrics"] else ""
             self._show(f"Sent {outcome.sent['spans']} spans{names} to {outcome.sent['url']}, service poolguard-demo.")
+            if outcome.sent["look_at"] is not None:
+                self._show(*_pointer(outcome.sent["look_at"], outcome.sent["url"]))
         verdict = ("Every act showed what it should", "bold green") if outcome.passed else ("Not all was shown", "bold red")
         self._show(Text.assemble(verdict, f", in {outcome.seconds:.0f} s."))
         if outcome.passed:
@@ -137,6 +141,20 @@ class Screen:
 
 def _indented(part: RenderableType) -> Padding:
     return Padding(part, (0, 0, 0, 3))
+
+
+def _pointer(clue: dict[str, Any], collector: str) -> list[Text]:
+    """Say which two traces to look at. Lines are not wrapped: addresses are there to be copied."""
+    jaeger = f"http://{urlsplit(collector).hostname}:{_JAEGER_PORT}/trace/"
+    lines = (
+        f"Look at this request, its span {clue['span']!r}, and at the one that it waited for:",
+        f"   {clue['waiter']} waited {clue['seconds']:.2f} s ({clue['outcome']})",
+        f"      {jaeger}{clue['waited']}",
+        f"   {clue['holder']} held, taken at {clue['site']}",
+        f"      {jaeger}{clue['held']}",
+        "   (The port is Jaeger's usual one; elsewhere, look for the trace's id.)",
+    )
+    return [Text(line, no_wrap=True, overflow="ignore") for line in lines]
 
 
 def _document(outcome: Outcome, versions: dict[str, Any]) -> dict[str, Any]:

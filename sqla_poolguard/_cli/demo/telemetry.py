@@ -42,13 +42,14 @@ class Telemetry:
             metrics.set_meter_provider(self._meter_provider)
 
     def flush(self) -> dict[str, Any]:
-        """Send what is left. Blocks. Gives `spans` sent, `metrics` sent by name, and `lost` of either."""
+        """Send what is left. Blocks. Gives `spans` sent, `metrics` sent by name, `lost` of either, and what to `look_at`."""
         self._tracer_provider.force_flush(_FLUSH_MILLISECONDS)
         if self._meter_provider is not None:
             self._meter_provider.force_flush(_FLUSH_MILLISECONDS)
         names = sorted(self._metrics.sent) if self._metrics else []
         lost = self._spans.lost + (self._metrics.lost if self._metrics else 0)
-        return {"spans": self._spans.sent, "metrics": names, "lost": lost}
+        clue = self._spans.clues.best()
+        return {"spans": self._spans.sent, "metrics": names, "lost": lost, "look_at": clue.to_json() if clue else None}
 
     def shutdown(self) -> None:
         """End the SDK's threads. Blocks."""
