@@ -69,7 +69,8 @@ class Clues:
         if span is None:
             return None
         attributes: Any = span.attributes
-        waited, held = span.get_span_context(), span.links[0].context
+        waited: Any = span.get_span_context()
+        held = span.links[0].context
         return Clue(
             waited=format_trace_id(waited.trace_id),
             waiter=self._requests.get(waited.trace_id, "a request"),

@@ -145,7 +145,8 @@ def _indented(part: RenderableType) -> Padding:
 
 def _pointer(clue: dict[str, Any], collector: str) -> list[Text]:
     """Say which two traces to look at. Lines are not wrapped: addresses are there to be copied."""
-    jaeger = f"http://{urlsplit(collector).hostname}:{_JAEGER_PORT}/trace/"
+    host = urlsplit(collector).hostname or ""
+    jaeger = f"http://{f'[{host}]' if ':' in host else host}:{_JAEGER_PORT}/trace/"
     lines = (
         f"Look at this request, its span {clue['span']!r}, and at the one that it waited for:",
         f"   {clue['waiter']} waited {clue['seconds']:.2f} s ({clue['outcome']})",
