@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from contextvars import Context
     from types import CodeType, FrameType
 
-__all__ = ["Chain", "Hop", "chain_of", "context_of"]
+__all__ = ["Chain", "Hop", "chain_of", "context_of", "task_context"]
 
 _MOST_HOPS: Final = 200
 _OURS: Final = 3
@@ -219,11 +219,20 @@ def chain_of(task: Task[Any]) -> Chain:
 
 def context_of(chain: Chain) -> Context | None:
     """Give the context in which a suspended task runs; None if it cannot be told."""
-    get: Any = getattr(chain.task, "get_context", None)  # Python 3.12
+    return _context(chain.task, chain.future)
+
+
+def task_context(task: Task[Any]) -> Context | None:
+    """Give the context of a task without following it down; before Python 3.12 only while it waits."""
+    return _context(task, getattr(task, "_fut_waiter", None))
+
+
+def _context(task: Task[Any], future: Future[Any] | None) -> Context | None:
+    get: Any = getattr(task, "get_context", None)  # Python 3.12
     if get is not None:
         return get()  # type: ignore[no-any-return]
-    for callback, context in getattr(chain.future, "_callbacks", None) or ():
-        if getattr(callback, "__self__", None) is chain.task:
+    for callback, context in getattr(future, "_callbacks", None) or ():
+        if getattr(callback, "__self__", None) is task:
             return context  # type: ignore[no-any-return]
     return None
 

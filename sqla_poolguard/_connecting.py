@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from sqlalchemy.util.concurrency import greenlet_spawn
 
 from sqla_poolguard._breaker import Breaker
+from sqla_poolguard._course import CONNECT
 from sqla_poolguard._deadline import Deadline, DeadlinePassed
 from sqla_poolguard._outage import Outage, classify
 from sqla_poolguard._ticker import lag_of
@@ -99,7 +100,9 @@ class Connecting:
         pool, slots, loop = self._pool, self._pool._slots, _get_running_loop()
         if loop is not None:
             pool._watch.sampler.wake(loop)  # should it take too long, it is to be known whether the loop was late
-        connect.start(pool._clock(), lag_of(loop))
+        now = pool._clock()
+        pool._watch.trail.go_on(CONNECT, now)
+        connect.start(now, lag_of(loop))
         outage: Outage | None = None
         try:
             result = work()

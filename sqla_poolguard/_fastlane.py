@@ -227,6 +227,8 @@ def check_out(pool: GuardedPool, asked_at: float, place: Place | None) -> _Conne
     echo = pool.logger.isEnabledFor(_DEBUG)
     if not (echo or pool._pre_ping or pool.dispatch.checkout):
         return _fairy(pool, record, 1)
+    if pool._pre_ping:
+        pool._supply.pings(record)
     fairy = _fairy(pool, record, 0, echo)
     if echo:
         pool.logger.debug("Connection %r checked out from pool", fairy.dbapi_connection)

@@ -11,9 +11,9 @@ from sqlalchemy.util import concurrency
 from sqla_poolguard._connects import Connect
 
 if TYPE_CHECKING:
-    from asyncio import Future
     from collections.abc import Callable
 
+    from sqla_poolguard._course import Giver
     from sqla_poolguard._record import GuardedRecord
     from sqla_poolguard._slots import Slots
     from sqla_poolguard._waiters import Waiter
@@ -51,12 +51,14 @@ class Handover:
     Nothing is ever lost between two hands: whatever a waiter can no longer take is handed on.
     """
 
-    __slots__ = ("_slots", "linger")
+    __slots__ = ("_slots", "linger", "tell_giver")
 
     def __init__(self, slots: Slots[GuardedRecord]) -> None:
         self._slots = slots
         self.linger: Callable[[], bool] = bool
         """Asked before connections above `pool_size` are closed: True puts it off. By default, never."""
+        self.tell_giver: Callable[[Giver, Waiter], object] = _say_nothing
+        """Called when somebody has given to a waiter. By default, nobody is told."""
 
     def wait(self, waiter: Waiter) -> GuardedRecord | Connect:
         """
@@ -79,7 +81,7 @@ class Handover:
             if future.done() and not future.cancelled():
                 given = future.result()
                 if _is_given(given):
-                    self._take_back(given)
+                    self._take_back(given, waiter.giver)
             else:
                 future.cancel()
                 slots.gave_up(waiter)
@@ -114,25 +116,25 @@ class Handover:
         if self._slots.withdraw(waiter):
             self._deliver(waiter, Stuck(*proof))
 
-    def give_back(self, record: GuardedRecord) -> None:
+    def give_back(self, record: GuardedRecord, giver: Giver | None = None) -> None:
         """Take a record from whoever had it; one without a connection is only a free slot."""
         slots = self._slots
         if record.dbapi_connection is None:
-            self.free(record)
+            self.free(record, giver)
             return
         # first in, then a look at who waits: who comes to wait does it the other way round, so that one sees the other
         slots.idle.append(record)
         if slots.waiters.queued or len(slots.idle) > slots.keep:
-            self.settle()
+            self.settle(giver)
 
-    def free(self, record: GuardedRecord | None) -> None:
+    def free(self, record: GuardedRecord | None, giver: Giver | None = None) -> None:
         """Free a slot, and offer it to whoever waits. It awaits nothing: the garbage collector comes here."""
         self._slots.vacate(record)
-        self.hand_out()
+        self.hand_out(giver)
 
-    def settle(self) -> None:
+    def settle(self, giver: Giver | None = None) -> None:
         """Give everything that is free to those who wait, then close what is one too many."""
-        self.hand_out()
+        self.hand_out(giver)
         if len(self._slots.idle) > self._slots.keep and not self.linger():
             while (record := self._slots.surplus()) is not None:
                 self.discard(record)
@@ -158,20 +160,23 @@ class Handover:
             self._slots.vacate(record)
             self.hand_out()
 
-    def drop(self, connect: Connect) -> None:
+    def drop(self, connect: Connect, giver: Giver | None = None) -> None:
         """Free a slot in which nobody has tried to connect, and offer it to whoever waits."""
         self._slots.give_back(connect)
-        self.hand_out()
+        self.hand_out(giver)
 
-    def hand_out(self) -> None:
-        """Give what is free to whoever waits."""
+    def hand_out(self, giver: Giver | None = None) -> None:
+        """Give what is free to whoever waits; `giver` is to be known for it."""
         slots = self._slots
         while slots.waiters.queued and (slots.idle or slots.taken < slots.limit):  # a glance that saves most matches
             pair = slots.match()
             if pair is None:
                 return
             waiter, given = pair
+            waiter.giver = giver
             if self._deliver(waiter, given):
+                if giver is not None:
+                    self.tell_giver(giver, waiter)
                 continue
             if isinstance(given, Connect):
                 slots.give_back(given)
@@ -183,27 +188,31 @@ class Handover:
         future = waiter.future
         loop = future.get_loop()
         if loop is _get_running_loop():
-            self._deliver_here(future, given)
+            self._deliver_here(waiter, given)
             return True
         try:
-            loop.call_soon_threadsafe(self._deliver_here, future, given)
+            loop.call_soon_threadsafe(self._deliver_here, waiter, given)
         except RuntimeError:
             return False
         return True
 
-    def _deliver_here(self, future: Future[Any], given: Any) -> None:
+    def _deliver_here(self, waiter: Waiter, given: Any) -> None:
         try:
-            future.set_result(given)
+            waiter.future.set_result(given)
         except InvalidStateError:  # it has been cancelled since: from another loop, or by asyncio's handler of ctrl-C
             if _is_given(given):
-                self._take_back(given)
+                self._take_back(given, waiter.giver)
 
-    def _take_back(self, given: GuardedRecord | Connect) -> None:
+    def _take_back(self, given: GuardedRecord | Connect, giver: Giver | None) -> None:
         """Hand on what was handed over in vain."""
         if isinstance(given, Connect):
-            self.drop(given)
+            self.drop(given, giver)
         else:
-            self.give_back(given)
+            self.give_back(given, giver)
+
+
+def _say_nothing(giver: Giver, waiter: Waiter) -> None:
+    """Tell nobody."""
 
 
 def _is_given(given: Any) -> bool:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sqla_poolguard._callsite import Place
+    from sqla_poolguard._course import Course
     from sqla_poolguard._finding import FindingKind
     from sqla_poolguard._slots import Slots
     from sqla_poolguard._streak import Streak
@@ -33,7 +34,7 @@ class Lease:
     The task is a weak reference: a strong one would keep its frames alive, and with them the connection that it leaks.
     """
 
-    __slots__ = ("delay", "ending", "granted_at", "idle_since", "place", "reported", "streak", "task", "waited")
+    __slots__ = ("course", "ending", "granted_at", "idle_since", "notes", "place", "streak", "task", "waited")
 
     def __init__(self) -> None:
         self.granted_at: float | None = None
@@ -44,14 +45,29 @@ class Lease:
         self.place: Place | None = None
         self.ending: Ending | None = None
         """How it is going to end, where an event has told so already."""
-        self.reported: tuple[FindingKind, ...] = ()
-        """What was reported of it."""
+        self.notes: tuple[tuple[FindingKind, bool], ...] = ()
+        """What was found of it, and whether that was news and is reported."""
         self.streak: Streak | None = None
         """What samples have shown of it, or of an earlier lease: that is told by `granted_at`."""
         self.idle_since = 0.0
         """When it last ended, on the pool's clock."""
-        self.delay: tuple[float, int] | None = None
-        """(seconds in the queue, waiters ahead) if the connection was not there at once."""
+        self.course: Course | None = None
+        """How it came to be, if the connection was not there at once."""
+
+    @property
+    def found(self) -> tuple[FindingKind, ...]:
+        """What was found of it, each once."""
+        return tuple(dict.fromkeys(kind for kind, _ in self.notes))
+
+    @property
+    def reported(self) -> tuple[FindingKind, ...]:
+        """What was reported of it, each once."""
+        return tuple(kind for kind, is_news in self.notes if is_news)
+
+    def note(self, kind: FindingKind, *, is_news: bool) -> None:
+        """Note that something was found of it."""
+        if (kind, is_news) not in self.notes:
+            self.notes += ((kind, is_news),)
 
 
 class Ledger:
@@ -130,24 +146,17 @@ class Ledger:
         self.waiting -= 1
         self.rejected[reason] += 1
 
-    def end(self, lease: Lease, now: float, ending: Ending) -> float:
-        """
-        Note that a lease ended.
-
-        Returns:
-            Seconds it was held.
-        """
+    def end(self, lease: Lease, now: float, ending: Ending) -> None:
+        """Note that a lease ended."""
         granted_at = lease.granted_at
         if granted_at is None:
             msg = "bug: ended a lease that nobody holds"
             raise AssertionError(msg)
-        held = now - granted_at
         lease.granted_at = lease.task = lease.place = None
-        lease.reported = ()
+        lease.notes = ()
         lease.idle_since = now
         self.ended[ending] += 1
-        self.samples.append((lease.waited, held))
-        return held
+        self.samples.append((lease.waited, now - granted_at))
 
     def forget(self) -> None:
         """Begin anew, in a forked child: what was written here is the parent's."""

@@ -29,6 +29,7 @@ from sqla_poolguard._record import POLITE, GuardedRecord, cut_off, is_leaked, li
 from sqla_poolguard._reporter import Reporter
 from sqla_poolguard._slots import Slots
 from sqla_poolguard._supply import Supply
+from sqla_poolguard._tracing import Tracing
 from sqla_poolguard._watch import Watch
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class GuardedPool(Figures):
         "_connecting",
         "_disposed",
         "_fast",
+        "_get",
         "_guard",
         "_handover",
         "_ledger",
@@ -137,13 +139,15 @@ class GuardedPool(Figures):
         self._watch: Watch = Watch(self._guard, self._slots, self._handover, reporter, self._clock, patience)
         self._connecting: Connecting = Connecting(self, patience)
         self._supply: Supply = Supply(self)
+        self._get = self._supply.get_to_ping if self._pre_ping else self._supply.get
         guard_against_fork(self)
 
     def _make_reporter(self, creator: Callable[..., Any]) -> Reporter:
         guard, ledger = self._guard, Ledger()
         name = claim(guard.name or address_of(creator, self._dialect), ledger)
         telemetry = (observe(ledger, name, guard.meter_provider, guard.tracer_provider),) if guard.telemetry else ()
-        return Reporter(name, ledger, Observers((*telemetry, LogObserver(), *guard.observers)))
+        tracing = telemetry[0].tracing if telemetry else Tracing()
+        return Reporter(name, ledger, Observers((*telemetry, LogObserver(), *guard.observers)), tracing)
 
     @classmethod
     def configure(cls, **options: Any) -> type[GuardedPool]:
@@ -203,8 +207,6 @@ class GuardedPool(Figures):
             self._watch.refused(error, asked_at, place)
             raise
         lease: Lease = fairy._connection_record.lease
-        if self._pre_ping and lease.delay is None:
-            lease.delay = (0.0, 0)  # it was there at once, but its answer had to be waited for
         self._watch.granted(lease, asked_at, loop, place)
         return fairy  # type: ignore[no-any-return]
 
@@ -214,7 +216,7 @@ class GuardedPool(Figures):
         return self._supply.again(asked_at, place)
 
     def _do_get(self) -> ConnectionPoolEntry:
-        return self._supply.get(self._clock())
+        return self._get(self._clock())
 
     def _create_connection(self) -> GuardedRecord:
         self._disposed = False  # it is in use again: a recreate() that follows later has nothing to do with that dispose()
@@ -223,27 +225,26 @@ class GuardedPool(Figures):
     # door out
 
     def _do_return_conn(self, record: Any) -> None:
-        lease = record.lease
+        lease, slots, giver = record.lease, self._slots, None
         try:
+            if slots.waiters.queued:
+                giver = self._watch.trail.leaving(lease)
             if lease.granted_at is None:
+                lease.course = None
                 if record.dbapi_connection is None:
                     record.write_off()
-            elif (
-                lease.ending is None and not lease.reported and record.dbapi_connection is not None and not self._observers.ended
-            ):
+            elif lease.ending is None and not lease.notes and record.dbapi_connection is not None and not self._observers.ended:
                 self._ledger.end(lease, self._clock(), _CHECKED_IN)
             else:
                 self._watch.ended(record, lease)
         finally:
-            lease.delay = None
             _fastlane.OUT.discard(record)
-            slots = self._slots
             if record.dbapi_connection is None:
-                self._handover.free(record)
+                self._handover.free(record, giver)
             else:  # as `Handover.give_back`, without the call
                 slots.idle.append(record)
                 if slots.waiters.queued or len(slots.idle) > slots.keep:
-                    self._handover.settle()
+                    self._handover.settle(giver)
 
     def _close_connection(self, connection: DBAPIConnection, *, terminate: bool = False) -> None:
         """

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
     from collections.abc import Callable
 
+    from sqla_poolguard._course import Course
     from sqla_poolguard._facts import Ending
     from sqla_poolguard._finding import Verdict
     from sqla_poolguard._ledger import Lease, Ledger
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from sqla_poolguard._sight import Sight
     from sqla_poolguard._slots import Slots
     from sqla_poolguard._streak import Streak
+    from sqla_poolguard._tracing import Tracing
     from sqla_poolguard.errors import CheckoutError
 
 __all__ = ["Reporter"]
@@ -43,8 +45,9 @@ Listeners = tuple["Callable[[Any], None]", ...]
 class Reporter:
     """Speaks for one engine's pool, through all its generations."""
 
-    def __init__(self, name: str, ledger: Ledger, observers: Observers) -> None:
+    def __init__(self, name: str, ledger: Ledger, observers: Observers, tracing: Tracing) -> None:
         self.name = name
+        self.tracing = tracing
         self.ledger = ledger
         self.observers = observers
         self.findings = Findings()
@@ -122,9 +125,9 @@ class Reporter:
             details=sight.details if sight is not None else (),
         )
         news = self.findings.note(finding, now)
+        if kind is not FindingKind.OVERDUE:  # the caller has noted that one already
+            lease.note(kind, is_news=news is not None)
         if news is not None:
-            if kind is not FindingKind.OVERDUE:  # the caller has noted that one already
-                lease.reported += (kind,)
             self.tell(self.observers.found, news)
 
     def overdue(self, lease: Lease, now: float, trace_id: str | None) -> None:
@@ -155,9 +158,9 @@ class Reporter:
         if news is not None and self.observers.found:
             self.tell_later(self.observers.found, news, loop)
 
-    def wait(self, lease: Lease, queued: float, ahead: int) -> Wait:
+    def wait(self, lease: Lease, course: Course, now: float) -> Wait:
         """Describe the wait that a lease took."""
-        return Wait(self.name, site_of(lease.place), task_name(lease.task), lease.waited, queued, ahead)
+        return Wait(self.name, site_of(lease.place), task_name(lease.task), lease.waited, course.queued(now), course.ahead)
 
     def tell(self, listeners: Listeners, fact: object) -> None:
         """Tell a fact now."""
@@ -175,12 +178,16 @@ class Reporter:
             try:
                 loop.call_soon_threadsafe(self.tell_late)
             except RuntimeError:  # closed between the two calls
-                self.tell_late()
+                self._tell_late()
         else:
-            self.tell_late()
+            self._tell_late()
 
     def tell_late(self) -> None:
-        """Tell every fact that was put off."""
+        """Tell and draw everything that was put off; not for the garbage collector."""
+        self._tell_late()
+        self.tracing.draw_kept()
+
+    def _tell_late(self) -> None:
         while self._late:
             try:
                 listeners, fact = self._late.popleft()

@@ -106,8 +106,14 @@ class Sampler:
 
     def trace_of(self, record: GuardedRecord) -> str | None:
         """Tell in which trace a holder works."""
+        self._quietly(functools.partial(self._locate, record, streak_of(record)), None)
         task = streak_of(record).holder(None)
         return self._quietly(lambda: _sight.trace_of(task) if task is not None else None, None)
+
+    def _locate(self, record: GuardedRecord, streak: Streak) -> None:
+        """Note where in a trace a lease is held, while its holder can tell."""
+        if streak.spot is None:
+            streak.spot = self.reporter.tracing.spot_of(_alive(record.lease.task))
 
     def _quietly(self, look: Callable[[], _T], otherwise: _D) -> _T | _D:
         """Look, and break nothing by it, nor fill the log."""
@@ -159,7 +165,10 @@ class Sampler:
 
     def _sample_one(self, record: GuardedRecord, around: Surroundings, beat: Beat, blocked: Blocked | None) -> None:
         streak = streak_of(record)
-        passed = streak.tick(self._clock(), beat.lag)
+        now = self._clock()
+        passed = streak.tick(now, beat.lag)
+        if streak.lived <= passed:  # the first looks: while its holder is where it began
+            self._locate(record, streak)
         driver = _probe.driver_of(record.dbapi_connection)
         look = _probe.look(driver)
         if look is None:
@@ -180,6 +189,7 @@ class Sampler:
             streak.in_database += passed
             streak.begin_gap(look.operations, used=look.busy)
             return
+        streak.gaps.see(now, sight.current, sight.awaiting)
         if sight.state in {HolderState.AWAITING, HolderState.NESTED}:
             streak.add_elsewhere(sight.current, sight.awaiting, passed, yields=sight.yields)
             if sight.declared is None and streak.declared is None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any, Final
 
+from sqla_poolguard._gaps import Gaps
+
 if TYPE_CHECKING:
     from asyncio import Task
     from collections.abc import Callable
@@ -38,6 +40,7 @@ class Streak:
         "gap_samples",
         "gap_since",
         "gap_yielded",
+        "gaps",
         "gone",
         "granted_at",
         "in_database",
@@ -50,6 +53,7 @@ class Streak:
         "operations",
         "reclaim_at",
         "sight",
+        "spot",
         "task",
         "told",
         "told_in_gap",
@@ -77,6 +81,9 @@ class Streak:
         """Seconds of these in which it only let others run."""
         self.gap_samples = 0
         """Samples of this gap that saw it so."""
+        self.gaps = Gaps()
+        self.spot: Any = None
+        """Where in a trace its holder was when it was seen first; see `Tracing`."""
         self.in_transaction: bool | None = None
         self.nested = 0
         """Samples one after the other that saw it nested."""
@@ -126,6 +133,7 @@ class Streak:
 
     def begin_gap(self, operations: int, *, used: bool) -> None:
         """Note that the connection is, or was just, in use."""
+        self.gaps.end()
         if used and self.operations is not None:
             self.used_late = self.used_late or self.gone
             self._adopted = self.inquiry = self.sight = None

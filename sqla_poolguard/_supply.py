@@ -15,6 +15,7 @@ from sqlalchemy.pool import Pool
 from sqla_poolguard import _fastlane
 from sqla_poolguard._connecting import NotNow
 from sqla_poolguard._connects import Connect
+from sqla_poolguard._course import CONNECT, PING, QUEUE
 from sqla_poolguard._deadline import Deadline, DeadlinePassed
 from sqla_poolguard._facts import Reason
 from sqla_poolguard._handover import Evicted, Expired, Stuck, Unreachable
@@ -61,9 +62,19 @@ class Supply:
         record = self._idle() if self._pool._slots.idle else None
         if record is None:
             return self._obtain(asked_at, place)
-        if self._make_ready(record, asked_at):
-            record.lease.delay = (0.0, 0)
+        self._make_ready(record, asked_at)
         return record
+
+    def get_to_ping(self, asked_at: float) -> GuardedRecord:
+        """Get a record likewise, for a pool that has SQLAlchemy ping."""
+        record = self.get(asked_at)
+        self.pings(record)
+        return record
+
+    def pings(self, record: GuardedRecord) -> None:
+        """Note that SQLAlchemy is about to ping a connection; it does not ping one that is new."""
+        if not record.fresh:
+            record.lease.course = self._pool._watch.trail.begin(PING)
 
     def _idle(self) -> GuardedRecord | None:
         try:
@@ -76,18 +87,22 @@ class Supply:
         pool, slots = self._pool, self._pool._slots
         connect = slots.reserve() if slots.taken < slots.limit else None
         if connect is not None:
+            course = pool._watch.trail.begin(CONNECT)
             record = self._open(connect, asked_at)
-            record.lease.delay = (0.0, 0)
         else:
+            course = pool._watch.trail.begin(QUEUE)
             waiter = self._waiter(asked_at, place)
-            given = self._wait(waiter, asked_at)
-            delay = (pool._clock() - asked_at, waiter.ahead)
+            try:
+                given = self._wait(waiter, asked_at)
+            finally:
+                course.ahead, course.giver = waiter.ahead, waiter.giver
             if isinstance(given, Connect):
+                course.begin(CONNECT, pool._clock())
                 record = self._open(given, asked_at)
             else:
                 record = given
                 self._make_ready(record, asked_at)
-            record.lease.delay = delay
+        record.lease.course = course
         return record
 
     def _wait(self, waiter: Waiter, asked_at: float) -> GuardedRecord | Connect:
@@ -156,23 +171,27 @@ class Supply:
                 self._pool._handover.drop(connect)
         return record
 
-    def _make_ready(self, record: GuardedRecord, asked_at: float) -> bool:
-        """Connect a record anew, or ping it, where that is needed; return whether it was."""
+    def _make_ready(self, record: GuardedRecord, asked_at: float) -> None:
+        """Connect a record anew, or ping it, where that is needed."""
         pool = self._pool
         try:
             if record.loop is not _get_running_loop() and record.is_foreign():
                 record.abandon()
             if not record.is_good():
-                self.in_time(record.connect_anew if not record.is_doubted() else lambda: self._ask(record), asked_at)
+                begin = pool._watch.trail.begin
+                if record.is_doubted():
+                    record.lease.course = begin(PING)
+                    self.in_time(lambda: self._ask(record), asked_at)
+                else:
+                    record.lease.course = begin(CONNECT)
+                    self.in_time(record.connect_anew, asked_at)
             elif pool._ping_after < math.inf and pool._clock() - record.lease.idle_since > pool._ping_after:
+                record.lease.course = pool._watch.trail.begin(PING)
                 self.in_time(lambda: self._ping(record), asked_at)
-            else:
-                return False
         except BaseException as error:
             shown = error.__cause__ or error if isinstance(error, NotNow) else error
             record._checkin_failed(shown, _fairy_was_created=False)
             raise
-        return True
 
     def _ask(self, record: GuardedRecord) -> None:
         """Ping a connection that was given up with others; if it answers, it is as good as new."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from asyncio import Future, Task
 
     from sqla_poolguard._callsite import Place
+    from sqla_poolguard._course import Giver
 
 __all__ = ["Waiter", "Waiters"]
 
@@ -25,7 +26,7 @@ _NORMAL = Priority.NORMAL
 class Waiter:
     """One caller in the queue."""
 
-    __slots__ = ("ahead", "deadline", "future", "gone", "level", "place", "queued", "since", "task")
+    __slots__ = ("ahead", "deadline", "future", "giver", "gone", "level", "place", "queued", "since", "spot", "task")
 
     def __init__(
         self,
@@ -35,6 +36,7 @@ class Waiter:
         task: weakref.ref[Task[Any]] | None = None,
         place: Place | None = None,
         level: Priority = _NORMAL,
+        spot: Any = None,
     ) -> None:
         self.future = future
         """Done when the wait is over, one way or another."""
@@ -45,6 +47,10 @@ class Waiter:
         self.task = task
         self.place = place
         self.level = level
+        self.spot = spot
+        """Where in a trace it waits, if that is recorded."""
+        self.giver: Giver | None = None
+        """Who gave what ended its wait."""
         self.ahead = 0
         """How many waited when it came."""
         self.queued = False

@@ -17,6 +17,7 @@ from sqla_poolguard._finding import FindingKind
 from sqla_poolguard._gate import Gate
 from sqla_poolguard._sampler import Sampler
 from sqla_poolguard._sweeper import Sweeper
+from sqla_poolguard._trail import Trail
 from sqla_poolguard._waiters import Waiter
 from sqla_poolguard.errors import NoConnectionError
 
@@ -65,6 +66,8 @@ class Watch:
         self._trim_at = math.inf
         self._trimming: set[Task[None]] = set()
         handover.linger = self._put_off_closing
+        self.trail = Trail(reporter, clock)
+        handover.tell_giver = self.trail.given
         self._sweeper = Sweeper(self._sweep)
         self.sampler = Sampler(guard, slots, handover, reporter, clock, self._rest)
         self._home: AbstractEventLoop | None = None
@@ -77,8 +80,8 @@ class Watch:
         now = self._clock()
         self.ledger.grant(lease, now, now - asked_at)
         self.identify(lease, now, loop, place)
-        if lease.delay is not None and lease.waited >= self._observers.waited_from:
-            self._observers.tell_wait(self.reporter.wait(lease, *lease.delay))
+        if lease.course is not None:
+            self.trail.waited(lease, now)
 
     def identify(self, lease: Lease, now: float, loop: AbstractEventLoop | None, place: Place | None) -> None:
         """Note on the lease who holds it, and see that somebody looks when it gets overdue."""
@@ -109,7 +112,7 @@ class Watch:
             ending = Ending.CHECKED_IN if record.dbapi_connection is not None else Ending.DETACHED
         now = self._clock()
         try:
-            if lease.reported or ending is Ending.LEAKED or self._observers.ended:
+            if lease.notes or ending is Ending.LEAKED or self._observers.ended:
                 self._tell_ended(lease, now, ending)
         finally:
             self.ledger.end(lease, now, ending)
@@ -117,6 +120,7 @@ class Watch:
     def _tell_ended(self, lease: Lease, now: float, ending: Ending) -> None:
         observers = self._observers
         checkout = self.reporter.checkout(lease, now, ending)
+        self.trail.ended(lease, checkout, now)
         if ending is Ending.LEAKED:
             self.reporter.lost(lease, now, self._home)
             self.reporter.tell_later(observers.leaked + observers.ended, checkout, self._home)
@@ -130,11 +134,11 @@ class Watch:
         else:
             reason = Reason.CONNECT_FAILED if isinstance(error, Exception) else Reason.CANCELLED
         self.ledger.reject(reason)
-        listeners = self._observers.rejected
-        if listeners:
-            task = this_task()
-            name = task.get_name() if task is not None else None
-            self.reporter.tell(listeners, self.reporter.rejection(reason, self._clock() - asked_at, place, name, error))
+        task, now = this_task(), self._clock()
+        name = task.get_name() if task is not None else None
+        rejection = self.reporter.rejection(reason, now - asked_at, place, name, error)
+        self.reporter.tell(self._observers.rejected, rejection)
+        self.trail.refused(rejection, now)
 
     def refusal(self, reason: Reason, asked_at: float, proof: tuple[str, ...] = ()) -> Exception:
         """Make the error for a request that gets no connection."""
@@ -160,7 +164,8 @@ class Watch:
         if reason is not None:
             return reason
         self._sweeper.wake_by(deadline, now)
-        return Waiter(loop.create_future(), now, deadline, weakref.ref(task) if task else None, place, level)
+        reference = weakref.ref(task) if task else None
+        return Waiter(loop.create_future(), now, deadline, reference, place, level, self.trail.here())
 
     def wake_by(self, at: float, now: float) -> None:
         """Look after everything in the running loop at `at`, on the pool's clock, or before."""
@@ -172,6 +177,7 @@ class Watch:
         self.reporter.forget()
         self.gate.forget()
         self._sweeper.forget()
+        self.trail.forget()
         self._home, self._timed, self._trim_at = None, False, math.inf
 
     def snapshot(self) -> PoolSnapshot:
@@ -229,7 +235,7 @@ class Watch:
                 if excused is not False:
                     continue
                 self.sampler.look_now(_get_running_loop())
-                lease.reported += (FindingKind.OVERDUE,)
+                lease.note(FindingKind.OVERDUE, is_news=True)
                 self.reporter.overdue(lease, now, self.sampler.trace_of(record))
             else:
                 due = min(due, lease.granted_at + self._hold_warning)

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 from sqla_poolguard._facts import Reason
 from sqla_poolguard._observer import Observer
 from sqla_poolguard._otel._providers import metrics_of, spans_of
-from sqla_poolguard._otel._spans import trace_id_in
+from sqla_poolguard._otel._spot import trace_id_in
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
 
-    from sqla_poolguard._facts import Opened, Rejection, Wait
+    from sqla_poolguard._facts import Opened, Rejection
     from sqla_poolguard._ledger import Ledger
     from sqla_poolguard._otel._metrics import PoolMetrics
-    from sqla_poolguard._otel._spans import Spans
+    from sqla_poolguard._otel._spans import PoolSpans
 
 __all__ = ["Telemetry", "observe", "trace_id_in"]
 
@@ -33,26 +33,21 @@ class Telemetry(Observer):
     It does not hear of an ordinary checkout: that leaves a sample in the ledger, and no more.
     """
 
-    __slots__ = ("_metrics", "_spans", "waited_from")
+    __slots__ = ("_metrics", "tracing")
 
-    def __init__(self, metrics: PoolMetrics, spans: Spans) -> None:
+    def __init__(self, metrics: PoolMetrics, tracing: PoolSpans) -> None:
         self._metrics = metrics
-        self._spans = spans
-        self.waited_from = spans.worth_seeing
+        self.tracing = tracing
+        """Draws the pool's spans; told by the pool itself, since a place in a trace is no fact."""
 
     def opened(self, opened: Opened) -> None:
         """Record how long it took to connect."""
         self._metrics.created(opened.create_time)
 
-    def waited(self, wait: Wait) -> None:
-        """Draw a long wait."""
-        self._spans.waited(wait)
-
     def rejected(self, rejection: Rejection) -> None:
-        """Count a timeout, and draw the wait."""
+        """Count a timeout."""
         if rejection.reason is Reason.TIMEOUT:
             self._metrics.timed_out()
-        self._spans.rejected(rejection)
 
 
 def observe(
@@ -67,4 +62,4 @@ def observe(
         meter_provider: measures it; default: the application's global one.
         tracer_provider: draws its waits; default: the application's global one.
     """
-    return Telemetry(metrics_of(meter_provider).measure(ledger, name), spans_of(tracer_provider))
+    return Telemetry(metrics_of(meter_provider).measure(ledger, name), spans_of(tracer_provider).of_pool())

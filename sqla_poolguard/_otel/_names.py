@@ -24,6 +24,7 @@ __all__ = [
     "SCOPE",
     "SECONDS_BUCKETS",
     "SEMCONV_VERSION",
+    "SPANS_SUPPRESSED",
     "WOULD_REJECT",
     "Instrument",
 ]
@@ -88,6 +89,12 @@ WOULD_REJECT: Final = Instrument(
     "The number of requests that `fail_fast=True` would have turned away, while it only observes.",
 )
 
+SPANS_SUPPRESSED: Final = Instrument(
+    "poolguard.spans_suppressed",
+    "{span}",
+    "The number of spans and span events that were not drawn, since their line had too many.",
+)
+
 POOL_NAME: Final = "db.client.connection.pool.name"
 STATE: Final = "db.client.connection.state"
 IDLE: Final = "idle"
@@ -98,23 +105,89 @@ CODE_FILE: Final = "code.file.path"
 CODE_LINE: Final = "code.line.number"
 CODE_FUNCTION: Final = "code.function.name"
 
-WAIT_TIME: Final = "poolguard.wait_time"
-"""Seconds from asking to the end, good or bad: queue, connect and ping together."""
-QUEUE_TIME: Final = "poolguard.queue_time"
-"""Seconds of it spent in the queue; not on a failure."""
-WAITERS_AHEAD: Final = "poolguard.waiters_ahead"
-"""Waiters ahead when it came; not on a failure."""
 OUTCOME: Final = "poolguard.outcome"
-"""How it ended: `granted`, or why not, as in `Reason`."""
+"""How a wait ended: `granted`, or why not, as in `Reason`."""
 GRANTED: Final = "granted"
 REASON: Final = "poolguard.reason"
 """Why a request got no connection, as in `Reason`."""
+
+
+WAIT_TIME: Final = "poolguard.wait_time"
+"""Seconds from asking to the end, good or bad: queue, connect and ping together."""
+QUEUE_TIME: Final = "poolguard.queue_time"
+"""Seconds of it spent in the queue."""
+WAITERS_AHEAD: Final = "poolguard.waiters_ahead"
+"""Waiters ahead when it came."""
+DURATION: Final = "poolguard.duration"
+"""Seconds that a phase took, or for which a gap was seen."""
+VERDICT: Final = "poolguard.verdict"
+"""Why the pool was exhausted, as in `Cause`."""
+EVIDENCE: Final = "poolguard.verdict.evidence"
+"""The figures on which that rests."""
+REMEDY: Final = "poolguard.verdict.remedy"
+"""What helps most surely."""
+DATABASE_ERROR: Final = "poolguard.database_error"
+"""The type of the last error of connecting, while the database cannot be reached."""
 HOLDER_SITE: Final = "poolguard.holder.site"
-"""Which line holds a connection the longest, as `file:line in function`."""
+"""Which line held, or holds the longest, as `file:line in function`."""
 HOLDER_HELD: Final = "poolguard.holder.held"
-"""Seconds for which it has held it."""
+"""Seconds for which it has held."""
+HOLDER_TRACE: Final = "poolguard.holder.trace_id"
+HOLDER_SPAN: Final = "poolguard.holder.span_id"
+HOLDER_STATE: Final = "poolguard.holder.state"
+"""What it does, as in `HolderState`."""
+HOLDER_CURRENT: Final = "poolguard.holder.current"
+"""The line at which it is."""
+HOLDER_AWAITING: Final = "poolguard.holder.awaiting"
+"""What it awaits there."""
+WAITER_SITE: Final = "poolguard.waiter.site"
+"""Which line waited, as `file:line in function`."""
+WAITER_TRACE: Final = "poolguard.waiter.trace_id"
+WAITER_SPAN: Final = "poolguard.waiter.span_id"
+HELD: Final = "poolguard.held"
+"""Seconds for which a connection was held."""
+IN_DATABASE: Final = "poolguard.in_database"
+"""Of these, seconds in the database; sampled."""
+ELSEWHERE: Final = "poolguard.elsewhere"
+"""Of these, seconds awaiting something else; sampled."""
+ENDING: Final = "poolguard.ending"
+"""How the hold ended, as in `Ending`."""
+FOUND: Final = "poolguard.found"
+"""What was found of it, as in `FindingKind`."""
+IN_TRANSACTION: Final = "poolguard.in_transaction"
+"""Whether a transaction was open when the connection was seen last."""
+CURRENT: Final = "poolguard.current"
+"""The line that awaited."""
+AWAITING: Final = "poolguard.awaiting"
+"""What it awaited."""
+GAPS_LEFT_OUT: Final = "poolguard.gaps_left_out"
+"""Gaps for which there is no event: those drawn are the longest."""
+SUPPRESSED: Final = "poolguard.suppressed"
+"""How many like it were not drawn since the last one that was."""
+
+LINK: Final = "poolguard.link"
+"""What a link leads to: `holder` or `waiter`."""
+HOLDER: Final = "holder"
+WAITER: Final = "waiter"
+
+BLOCKED_WAITER: Final = "poolguard.blocked_waiter"
+"""The event on the span of a holder for whose connection somebody waited."""
+LONGEST_HOLDER: Final = "poolguard.longest_holder"
+"""The event that tells who has held a connection for the longest time."""
+IDLE_GAP: Final = "poolguard.idle"
+"""The event of a gap: the connection was idle while its holder awaited something else."""
 
 
 def acquire_span(pool: str) -> str:
     """Name the span of a wait for a connection."""
     return f"pool.acquire {pool}"
+
+
+def hold_span(pool: str) -> str:
+    """Name the span of a hold."""
+    return f"pool.hold {pool}"
+
+
+def phase_event(phase: str) -> str:
+    """Name the event of a phase of a wait: `queue`, `connect` or `ping`."""
+    return f"poolguard.{phase}"

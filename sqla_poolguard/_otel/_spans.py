@@ -1,35 +1,55 @@
-"""A span for a wait worth seeing, drawn when it is over. It draws no root, and tells neither SQL nor parameters."""
+"""
+Spans for waits and holds worth seeing, drawn when they are over.
+
+It draws no root, and tells neither SQL nor parameters; a line that has had its share is only counted.
+"""
 
 from __future__ import annotations
 
+import logging
 import time
+from asyncio import CancelledError
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
-from opentelemetry.trace import SpanKind, StatusCode, format_trace_id, get_current_span
+from opentelemetry.trace import Link, SpanKind, StatusCode, get_current_span
 
+from sqla_poolguard._facts import Ending
+from sqla_poolguard._otel import _attributes as describe
 from sqla_poolguard._otel import _names as names
+from sqla_poolguard._otel._quota import Quota
+from sqla_poolguard._otel._spot import here, spot_of
+from sqla_poolguard._tracing import Tracing
 from sqla_poolguard.errors import CheckoutError
 
 if TYPE_CHECKING:
-    from contextvars import Context
+    from asyncio import Task
+    from collections.abc import Callable, Sequence
 
-    from opentelemetry.trace import Span, Tracer
+    from opentelemetry.trace import Span, SpanContext, Tracer
 
+    from sqla_poolguard._course import Course, Giver
     from sqla_poolguard._facts import Rejection, Site, Wait
+    from sqla_poolguard._otel._spot import Spot
+    from sqla_poolguard._tracing import Blockers, Hold
 
-__all__ = ["WORTH_SEEING", "Spans", "trace_id_in"]
+__all__ = ["WORTH_SEEING", "PoolSpans", "Spans"]
 
 WORTH_SEEING: Final = 0.05
 """Seconds from which a wait that ended well gets a span."""
 
+_HOLDERS_SHOWN: Final = 3
+_KEPT: Final = 100
+
+_log: Final = logging.getLogger("sqla_poolguard")
+
 
 class Spans:
     """
-    Draws spans with one tracer.
+    Draws with one tracer.
 
-    A span is made when the wait is over, with explicit times, and only inside a span that is recorded:
-    an ordinary checkout costs nothing, and one that nobody traces asks only who the parent is.
-    Facts must be told in the context of the caller, and at once: a span ends now.
+    A span is made when what it shows is over, with explicit times:
+    an ordinary checkout costs nothing, and a wait that nobody traces asks only who the parent is.
     """
 
     def __init__(self, tracer: Tracer, worth_seeing: float = WORTH_SEEING) -> None:
@@ -38,68 +58,182 @@ class Spans:
 
         Args:
             tracer: makes the spans.
-            worth_seeing: seconds from which a wait that ended well is to be told.
+            worth_seeing: seconds from which a wait that ended well is drawn.
         """
-        self._tracer = tracer
+        self.tracer = tracer
         self.worth_seeing = worth_seeing
 
-    def waited(self, wait: Wait) -> None:
+    def of_pool(self) -> PoolSpans:
+        """Give what draws for one pool."""
+        return PoolSpans(self)
+
+
+class PoolSpans(Tracing):
+    """
+    The spans of one engine's pool, through all its generations.
+
+    A wait is to be told in the context of who waited, and at once: its span ends now.
+    A hold is drawn where its holder worked, even if the span it worked in has ended.
+    Whatever fails here breaks no checkout; it is logged, once.
+    """
+
+    __slots__ = ("_failed", "_kept", "_quota", "_spans", "worth_seeing")
+
+    def __init__(self, spans: Spans) -> None:
+        self._spans = spans
+        self.worth_seeing = spans.worth_seeing
+        self._quota = Quota()
+        self._kept: deque[tuple[Hold, float, int]] = deque(maxlen=_KEPT)
+        """What is still to be drawn: (hold, its end on the pool's clock, likewise in nanoseconds of the wall clock)."""
+        self._failed = False
+
+    @property
+    def suppressed(self) -> int:
+        """Total of the spans and events that were not drawn."""
+        return self._quota.suppressed
+
+    def here(self) -> Spot | None:
+        """Tell where in a trace the running code is; None if that is not recorded."""
+        return self._quietly(here)  # type: ignore[no-any-return]
+
+    def spot_of(self, task: Task[Any] | None) -> Spot | None:
+        """Tell where in a trace a task is; None if that is not recorded."""
+        return self._quietly(spot_of, task)  # type: ignore[no-any-return]
+
+    def waited(self, wait: Wait, course: Course, now: float) -> None:
         """Draw a wait that ended well."""
-        if not get_current_span().is_recording():
+        self._quietly(self._waited, wait, course, now)
+
+    def refused(self, rejection: Rejection, course: Course | None, now: float, blockers: Blockers) -> None:
+        """Draw a wait that ended badly."""
+        self._quietly(self._refused, rejection, course, now, blockers)
+
+    def blocked(self, giver: Giver, site: Site | None, spot: Spot | None, waited: float) -> None:
+        """Tell a holder, on its own span if that is still open, who has waited for it."""
+        self._quietly(self._blocked, giver, site, spot, waited)
+
+    def held(self, hold: Hold, now: float) -> None:
+        """Draw a hold that ends now."""
+        self._quietly(self._held, hold, now, time.time_ns())
+
+    def keep(self, hold: Hold, now: float) -> None:
+        """Draw a hold later: the garbage collector calls, and may have interrupted whoever has an SDK's lock."""
+        self._kept.append((hold, now, time.time_ns()))
+
+    def draw_kept(self) -> None:
+        """Draw what was kept."""
+        while self._kept:
+            try:
+                kept = self._kept.popleft()
+            except IndexError:  # another thread draws it
+                return
+            self._quietly(self._held, *kept)
+
+    def forget(self) -> None:
+        """Begin anew, in a forked child."""
+        self._kept.clear()
+        self._quota = Quota()
+
+    def _quietly(self, draw: Callable[..., Any], *arguments: Any) -> Any:
+        """Draw, and break nothing by it, nor fill the log."""
+        try:
+            return draw(*arguments)
+        except (Exception, CancelledError):  # noqa: BLE001 - whatever an SDK, or one of its processors, does
+            if not self._failed:
+                self._failed = True
+                _log.exception("a span could not be drawn; further failures are not logged")
+        return None
+
+    def _waited(self, wait: Wait, course: Course, now: float) -> None:
+        if not get_current_span().is_recording() or (suppressed := self._quota.take((names.GRANTED, wait.site), now)) is None:
             return
-        attributes = _attributes(wait, names.GRANTED)
+        attributes = describe.wait(wait, names.GRANTED, suppressed)
         attributes[names.QUEUE_TIME] = wait.queued
         attributes[names.WAITERS_AHEAD] = wait.ahead
-        span, end = self._draw(wait, attributes)
+        giver = course.giver
+        if giver is not None:
+            attributes |= describe.giver(giver)
+        span, end = self._draw(wait, course, now, attributes, [giver.spot] if giver is not None else [])
         span.end(end)
 
-    def rejected(self, rejection: Rejection) -> None:
-        """Draw a wait that ended badly; when it was in vain, with the line that holds a connection the longest."""
-        if not get_current_span().is_recording():
+    def _refused(self, rejection: Rejection, course: Course | None, now: float, blockers: Blockers) -> None:
+        reason, error = rejection.reason, rejection.error
+        if not get_current_span().is_recording() or (suppressed := self._quota.take((reason, rejection.site), now)) is None:
             return
-        error = rejection.error
-        attributes = _attributes(rejection, str(rejection.reason))
-        attributes[names.ERROR_TYPE] = _name_of(type(error))
-        description = None  # another's message may quote SQL and parameters
-        if isinstance(error, CheckoutError):
-            description = str(error).partition("\n")[0]
-            for longest in error.snapshot.holders[:1]:
-                attributes[names.HOLDER_SITE] = str(longest.site or "(unknown)")
-                attributes[names.HOLDER_HELD] = longest.held
-        span, end = self._draw(rejection, attributes)
-        span.set_status(StatusCode.ERROR, description)
+        found = blockers(_HOLDERS_SHOWN) if describe.is_holders_fault(reason, course) else []
+        attributes = describe.wait(rejection, str(reason), suppressed) | describe.error(error)
+        if course is not None:
+            attributes[names.QUEUE_TIME] = course.queued(now)
+            attributes[names.WAITERS_AHEAD] = course.ahead
+        for holder, spot in found[:1]:
+            attributes |= describe.holder(holder, spot)
+        span, end = self._draw(rejection, course, now, attributes, [spot for _, spot in found])
+        for holder, spot in found:
+            span.add_event(names.LONGEST_HOLDER, describe.holder(holder, spot), end)
+        # another's message may quote SQL and parameters
+        span.set_status(StatusCode.ERROR, str(error).partition("\n")[0] if isinstance(error, CheckoutError) else None)
         span.end(end)
+        own = span.get_span_context()
+        for _, spot in found:
+            self._tell(spot, describe.waiter(rejection.site, own, rejection.waited, str(reason)), own)
 
-    def _draw(self, fact: Wait | Rejection, attributes: dict[str, Any]) -> tuple[Span, int]:
-        """Begin a span that is over already, and tell when it has to end, in nanoseconds of the wall clock."""
+    def _draw(
+        self,
+        fact: Wait | Rejection,
+        course: Course | None,
+        now: float,
+        attributes: dict[str, Any],
+        holders: Sequence[Spot | None],
+    ) -> tuple[Span, int]:
+        """Begin the span of a wait that is over, and tell when it has to end, in nanoseconds of the wall clock."""
         end = time.time_ns()
-        start = end - int(fact.waited * 1e9)
         # INTERNAL: nothing remote is called, and a CLIENT span would be counted as a call of the database
-        span = self._tracer.start_span(
-            names.acquire_span(fact.pool), kind=SpanKind.INTERNAL, attributes=attributes, start_time=start
+        span = self._spans.tracer.start_span(
+            names.acquire_span(fact.pool),
+            kind=SpanKind.INTERNAL,
+            attributes=attributes,
+            links=[Link(spot.context, {names.LINK: names.HOLDER}) for spot in holders if spot is not None],
+            start_time=end - _ns(fact.waited),
         )
+        for phase in course.phases(now) if course is not None else ():
+            span.add_event(names.phase_event(phase.name), {names.DURATION: phase.seconds}, end - _ns(now - phase.since))
         return span, end
 
+    def _blocked(self, giver: Giver, site: Site | None, spot: Spot | None, waited: float) -> None:
+        if giver.spot.open_span() is None or (suppressed := self._quota.take((names.BLOCKED_WAITER, site), giver.at)) is None:
+            return
+        context = spot.context if spot is not None else None
+        attributes = describe.waiter(site, context, waited, names.GRANTED)
+        self._tell(giver.spot, attributes | describe.suppressed(suppressed), context)
 
-def _attributes(fact: Wait | Rejection, outcome: str) -> dict[str, Any]:
-    attributes: dict[str, Any] = {names.POOL_NAME: fact.pool, names.WAIT_TIME: fact.waited, names.OUTCOME: outcome}
-    site: Site | None = fact.site
-    if site is not None:
-        attributes[names.CODE_FILE] = site.file
-        attributes[names.CODE_LINE] = site.line
-        attributes[names.CODE_FUNCTION] = site.function
-    return attributes
+    @staticmethod
+    def _tell(spot: Spot | None, attributes: dict[str, Any], waiter: SpanContext | None) -> None:
+        """Tell a holder on its own span that somebody waits, or has waited, for its connection."""
+        span = spot.open_span() if spot is not None else None
+        if span is None:
+            return
+        span.add_event(names.BLOCKED_WAITER, attributes)
+        if waiter is not None and hasattr(span, "add_link"):  # not every SDK's has it
+            span.add_link(waiter, {names.LINK: names.WAITER})
+
+    def _held(self, hold: Hold, now: float, end: int) -> None:
+        checkout = hold.checkout
+        suppressed = self._quota.take((checkout.ending is Ending.LEAKED, checkout.site), now)
+        if suppressed is None:
+            return
+        span = self._spans.tracer.start_span(
+            names.hold_span(checkout.pool),
+            hold.spot.as_parent(),
+            SpanKind.INTERNAL,
+            describe.hold(hold) | describe.suppressed(suppressed),
+            start_time=end - _ns(now - hold.granted_at),
+        )
+        for gap in hold.gaps:
+            span.add_event(names.IDLE_GAP, describe.gap(gap), end - _ns(now - gap.since))
+        if checkout.ending is Ending.LEAKED:
+            span.set_status(StatusCode.ERROR, "the connection was never given back")
+        span.end(end)
 
 
-def _name_of(kind: type[BaseException]) -> str:
-    """Give the canonical name of an exception, as OpenTelemetry does."""
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-
-
-def trace_id_in(context: Context) -> str | None:
-    """Tell in which trace a context is, in 32 hexadecimal digits; None outside of one."""
-    try:
-        found = context.run(get_current_span).get_span_context()
-    except RuntimeError:  # it is entered already: the task runs
-        return None
-    return format_trace_id(found.trace_id) if found.is_valid else None
+def _ns(seconds: float) -> int:
+    return int(seconds * 1e9)

@@ -69,7 +69,7 @@ def _take_all(pool: GuardedPool, place: Place | None) -> list[GuardedRecord]:
         pool._ledger.ask()
         pool._ledger.grant(record.lease, pool._clock(), 0.0)
         record.lease.place = place
-        record.lease.reported = (FindingKind.OVERDUE,)  # that nobody gives it back is no news
+        record.lease.note(FindingKind.OVERDUE, is_news=True)  # that nobody gives it back is no news
     return taken
 
 
@@ -78,5 +78,5 @@ def _give_back(pool: GuardedPool, record: GuardedRecord) -> None:
     slots = pool._slots
     if record.dbapi_connection is not None and len(slots.idle) >= slots.keep and not slots.waiters.queued:
         record.abandon()
-    record.lease.ending, record.lease.reported = Ending.CHECKED_IN, ()
+    record.lease.ending, record.lease.notes = Ending.CHECKED_IN, ()
     pool._do_return_conn(record)

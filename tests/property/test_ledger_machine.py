@@ -188,8 +188,8 @@ class PoolMachine(RuleBasedStateMachine):
     def checkin(self, record, invalid):
         """Give back; an unfit connection is idle all the same, and connected anew by whoever takes it."""
         self.pass_time()
-        held = self.ledger.end(record.lease, self.now, Ending.INVALIDATED if invalid else Ending.CHECKED_IN)
-        assert held > 0
+        self.ledger.end(record.lease, self.now, Ending.INVALIDATED if invalid else Ending.CHECKED_IN)
+        assert self.ledger.samples[-1][1] > 0
         self.slots.idle.append(record)
         return self.hand_out()
 

@@ -1,0 +1,82 @@
+"""Where in a trace somebody works, found without the help of whoever works there. It keeps no span alive and takes no lock."""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.context import Context as TraceContext
+from opentelemetry.trace import NonRecordingSpan, format_span_id, format_trace_id, get_current_span, set_span_in_context
+
+from sqla_poolguard._awaits import task_context
+
+if TYPE_CHECKING:
+    from asyncio import Task
+    from contextvars import Context
+
+    from opentelemetry.trace import Span, SpanContext
+
+__all__ = ["Spot", "here", "spot_of", "trace_id_in"]
+
+
+class Spot:
+    """A span that is recorded, or was: one that has ended can still be linked to, and have children."""
+
+    __slots__ = ("_span", "context")
+
+    def __init__(self, span: Span, context: SpanContext) -> None:
+        self.context = context
+        self._span: Any
+        try:
+            self._span = weakref.ref(span)
+        except TypeError:  # another SDK's
+            self._span = lambda: span
+
+    @property
+    def trace_id(self) -> str:
+        """The trace, in 32 hexadecimal digits."""
+        return format_trace_id(self.context.trace_id)
+
+    @property
+    def span_id(self) -> str:
+        """The span, in 16 hexadecimal digits."""
+        return format_span_id(self.context.span_id)
+
+    def open_span(self) -> Span | None:
+        """Give the span if it is still being recorded."""
+        span: Span | None = self._span()
+        return span if span is not None and span.is_recording() else None
+
+    def as_parent(self) -> TraceContext:
+        """Give a context in which a span becomes a child of this one."""
+        return set_span_in_context(NonRecordingSpan(self.context), TraceContext())
+
+
+def here() -> Spot | None:
+    """Tell where the running code is; None if that is not recorded."""
+    return _spot(get_current_span())
+
+
+def spot_of(task: Task[Any] | None) -> Spot | None:
+    """Tell where a task is; None if that is not recorded, or cannot be told."""
+    context = task_context(task) if task is not None else None
+    return _spot(_span_in(context)) if context is not None else None
+
+
+def trace_id_in(context: Context) -> str | None:
+    """Tell in which trace a context is, in 32 hexadecimal digits; None outside of one."""
+    found = _span_in(context).get_span_context()
+    return format_trace_id(found.trace_id) if found.is_valid else None
+
+
+def _span_in(context: Context) -> Span:
+    return context.copy().run(get_current_span)  # a copy: the context itself is entered while its task runs
+
+
+def _spot(span: Span) -> Spot | None:
+    recording = span.is_recording()
+    context = span.get_span_context()
+    if not context.is_valid:
+        return None
+    ended = context.trace_flags.sampled and not context.is_remote  # one that came from elsewhere was never recorded here
+    return Spot(span, context) if recording or ended else None

@@ -1,0 +1,147 @@
+"""Follows the waits and holds of one pool for those who draw them: the phases of a wait, who ended it, where in a trace a holder is."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from greenlet import getcurrent
+
+from sqla_poolguard._callsite import site_of
+from sqla_poolguard._course import Course, Giver
+from sqla_poolguard._facts import Ending
+from sqla_poolguard._tracing import Hold
+
+if TYPE_CHECKING:
+    from asyncio import Task
+    from collections.abc import Callable
+
+    from greenlet import greenlet
+
+    from sqla_poolguard._facts import Checkout, Holder, Rejection
+    from sqla_poolguard._ledger import Lease
+    from sqla_poolguard._reporter import Reporter
+    from sqla_poolguard._streak import Streak
+    from sqla_poolguard._waiters import Waiter
+
+__all__ = ["Trail"]
+
+
+class Trail:
+    """
+    The trail of one pool.
+
+    It is kept only for requests that are not served at once, and at the end of a lease only while somebody waits for it,
+    or something was found of it.
+    """
+
+    __slots__ = ("_clock", "_courses", "_reporter", "_told_from", "_tracing", "here")
+
+    def __init__(self, reporter: Reporter, clock: Callable[[], float]) -> None:
+        """
+        Follow nobody yet.
+
+        Args:
+            reporter: describes, and knows who draws.
+            clock: the pool's clock.
+        """
+        self._reporter, self._clock = reporter, clock
+        self._tracing = reporter.tracing
+        self.here: Callable[[], Any] = self._tracing.here
+        """Tells where in a trace the running code is, if that is recorded."""
+        self._told_from = min(reporter.observers.waited_from, self._tracing.worth_seeing)
+        """Seconds from which anybody wants to hear of a wait."""
+        self._courses: dict[greenlet, Course] = {}
+        """By the greenlet in which each request waits, connects and pings."""
+
+    def begin(self, phase: str) -> Course:
+        """Note that a phase begins of the request that runs."""
+        course = self._courses.setdefault(getcurrent(), Course())
+        course.begin(phase, self._clock())
+        return course
+
+    def go_on(self, phase: str, now: float) -> None:
+        """Note that a phase begins, if it is a request that runs."""
+        course = self._courses.get(getcurrent())
+        if course is not None:
+            course.begin(phase, now)
+
+    def waited(self, lease: Lease, now: float) -> None:
+        """Tell of a request that got its connection, and not at once."""
+        course, lease.course = lease.course, None
+        self._courses.pop(getcurrent(), None)
+        if course is not None and lease.waited >= self._told_from:
+            wait = self._reporter.wait(lease, course, now)
+            self._reporter.observers.tell_wait(wait)
+            if lease.waited >= self._tracing.worth_seeing:
+                self._tracing.waited(wait, course, now)
+
+    def refused(self, rejection: Rejection, now: float) -> None:
+        """Tell of a request that got none."""
+        self._tracing.refused(rejection, self._courses.pop(getcurrent(), None), now, self._blockers)
+
+    def leaving(self, lease: Lease) -> Giver | None:
+        """Note who gives a connection back while others wait; may be called by the garbage collector, in any thread."""
+        if lease.granted_at is None or self._told_from == math.inf:
+            return None
+        now, is_lost = self._clock(), lease.ending is Ending.LEAKED
+        return Giver(
+            lease.place, lease.task, now - lease.granted_at, now, self._last_spot(lease, is_lost=is_lost), is_lost=is_lost
+        )
+
+    def given(self, giver: Giver, waiter: Waiter) -> None:
+        """Tell a holder whom it has kept waiting."""
+        waited = giver.at - waiter.since
+        if giver.spot is not None and not giver.is_lost and waited >= self._tracing.worth_seeing:
+            self._tracing.blocked(giver, site_of(waiter.place), waiter.spot, waited)
+
+    def ended(self, lease: Lease, checkout: Checkout, now: float) -> None:
+        """Tell of a lease that ends, if something was found of it; may be called by the garbage collector, which leaks it."""
+        is_lost = checkout.ending is Ending.LEAKED
+        if not (lease.notes or is_lost) or lease.granted_at is None:
+            return
+        spot, streak = self._last_spot(lease, is_lost=is_lost), _streak_of(lease)
+        if spot is None:
+            return
+        hold = Hold(checkout, lease.found, spot, lease.granted_at)
+        if streak is not None:
+            hold = hold._replace(gaps=streak.gaps.close(), left_out=streak.gaps.left_out, in_transaction=streak.in_transaction)
+        if is_lost:
+            self._tracing.keep(hold, now)
+        else:
+            self._tracing.held(hold, now)
+
+    def forget(self) -> None:
+        """Begin anew, in a forked child."""
+        self._courses.clear()
+
+    def _last_spot(self, lease: Lease, *, is_lost: bool) -> Any:
+        """
+        Tell where in a trace a lease is held that ends now.
+
+        That is where it is given back, unless somebody else gives it back: the garbage collector, or the task of another trace.
+        """
+        streak = _streak_of(lease)
+        seen = streak.spot if streak is not None else None
+        if is_lost:
+            return seen or self._tracing.spot_of(_task_of(lease))
+        here = self._tracing.here()
+        return here if here is not None and (seen is None or here.trace_id == seen.trace_id) else seen
+
+    def _blockers(self, most: int) -> list[tuple[Holder, Any]]:
+        """Give those who have held the longest, and where in a trace they are."""
+        now, found = self._clock(), []
+        for lease in self._reporter.ledger.leases()[:most]:
+            streak = _streak_of(lease)
+            spot = self._tracing.spot_of(_task_of(lease)) or (streak.spot if streak is not None else None)
+            found.append((self._reporter.holder(lease, now), spot))
+        return found
+
+
+def _streak_of(lease: Lease) -> Streak | None:
+    streak = lease.streak
+    return streak if streak is not None and streak.granted_at == lease.granted_at else None
+
+
+def _task_of(lease: Lease) -> Task[Any] | None:
+    return lease.task() if lease.task is not None else None
