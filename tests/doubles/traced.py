@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import httpx
 from fastapi import FastAPI, Response
+from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.trace import SpanKind, StatusCode
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
@@ -53,6 +54,17 @@ class Findings(Observer):
         self.pools.add(finding.pool)
 
 
+class Drawn(SpanProcessor):
+    """Notes which spans have ended."""
+
+    def __init__(self):
+        self.names = set()
+
+    def on_end(self, span):
+        """Note the name."""
+        self.names.add(span.name)
+
+
 async def until(state):
     """Wait for a state."""
     async with asyncio.timeout(PATIENCE):
@@ -63,13 +75,25 @@ async def until(state):
 class Traced:
     """The application; its engines have providers of their own, so that it touches nothing global."""
 
-    def __init__(self, url: str, tracer_provider: Any, meter_provider: Any) -> None:
+    def __init__(self, url: str, tracer_provider: Any, meter_provider: Any, prefix: str = "") -> None:
+        """
+        Open nothing yet.
+
+        Args:
+            url: of a PostgreSQL.
+            tracer_provider: whose tracers draw the requests and the pools.
+            meter_provider: whose meters measure the pools.
+            prefix: of the names of its pools, which are unique in a process.
+        """
+        self.prefix = prefix
         self.requests: dict[str, ReadableSpan] = {}
         """The span of each request, by its name."""
         self.statuses: dict[str, int] = {}
         """What each request got."""
         self.findings = Findings()
+        self.drawn = Drawn()
         self.url = url
+        tracer_provider.add_span_processor(self.drawn)
         self.tracer = tracer_provider.get_tracer("application")
         self._providers = {"tracer_provider": tracer_provider, "meter_provider": meter_provider}
         self.answers: dict[str, asyncio.Event] = {}
@@ -84,7 +108,7 @@ class Traced:
     def open(self, pool: str, **options: Any) -> None:
         """Open a pool with room for one."""
         guarding = options.pop("guarding", {})
-        guard = Guard(name=pool, await_warning=LONG, observers=(self.findings,), **self._providers, **guarding)
+        guard = Guard(name=self.prefix + pool, await_warning=LONG, observers=(self.findings,), **self._providers, **guarding)
         options = {"pool_size": 1, "max_overflow": 0, "pool_timeout": PATIENCE, **options}
         url = options.pop("url", self.url)
         self.engines[pool] = create_async_engine(url, poolclass=GuardedPool, guard=guard, **options)
@@ -171,7 +195,7 @@ async def _granted(traced):
     traced.open("granted")
     async with traced.held("granted"):
         waiter = await traced.queue("granted")
-        await until(lambda: "granted" in traced.findings.pools)
+        await until(lambda: traced.prefix + "granted" in traced.findings.pools)
         await asyncio.sleep(LONG)
     await waiter
 
@@ -228,4 +252,4 @@ async def _forgotten(traced):
     await traced.get("/forget/forgotten")
     await asyncio.sleep(0)
     gc.collect()
-    await until(lambda: snapshot(traced.engines["forgotten"]).used == 0)
+    await until(lambda: f"pool.hold {traced.prefix}forgotten" in traced.drawn.names)

@@ -155,10 +155,10 @@ class Jaeger:
         return {(each["name"], each["spanKind"]) for each in answer["operations"]}
 
     def trace(self, trace_id: str, *wanted: str) -> list[Span]:
-        """Give the spans of a trace, in the order of their beginnings; wait until those of these names are among them."""
+        """Give the spans of a trace as they came, in the order of their beginnings; wait until those of these names are there."""
         end = time.monotonic() + LATEST_SECONDS
         while True:
-            answer = self._client.get(f"/api/v3/traces/{trace_id}")
+            answer = self._client.get(f"/api/v3/traces/{trace_id}", params={"rawTraces": "true"})
             spans = _spans(answer.raise_for_status().json()) if answer.status_code != httpx.codes.NOT_FOUND else []
             if {span.name for span in spans} >= set(wanted) and spans:
                 return spans

@@ -58,7 +58,7 @@ class Clues:
         if span.parent is None and context is not None and len(self._requests) < _MOST_NAMES:
             self._requests[context.trace_id] = span.name
         attributes = span.attributes or {}
-        if span.links and names.OUTCOME in attributes and names.HOLDER_SITE in attributes:
+        if names.OUTCOME in attributes and names.HOLDER_TRACE in attributes:
             weight = span.status.status_code is StatusCode.ERROR, float(attributes[names.WAIT_TIME])  # type: ignore[arg-type]
             if weight > self._weight:
                 self._best, self._weight = span, weight
@@ -70,14 +70,14 @@ class Clues:
             return None
         attributes: Any = span.attributes
         waited: Any = span.get_span_context()
-        held = span.links[0].context
+        held = attributes[names.HOLDER_TRACE]
         return Clue(
             waited=format_trace_id(waited.trace_id),
             waiter=self._requests.get(waited.trace_id, "a request"),
             seconds=attributes[names.WAIT_TIME],
             outcome=attributes[names.OUTCOME],
             span=span.name,
-            held=format_trace_id(held.trace_id),
-            holder=self._requests.get(held.trace_id, "a request"),
+            held=held,
+            holder=self._requests.get(int(held, 16), "a request"),
             site=attributes[names.HOLDER_SITE],
         )
