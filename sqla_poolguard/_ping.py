@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy.util import concurrency
 
+from sqla_poolguard._otel._unseen import unseen
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -18,7 +20,7 @@ _await: Final[Callable[[Any], Any]] = getattr(concurrency, "await_", concurrency
 
 def ping(record: GuardedRecord) -> None:
     """
-    Ask, inside one of SQLAlchemy's greenlets.
+    Ask, inside one of SQLAlchemy's greenlets. No instrumentation of OpenTelemetry's draws it.
 
     On asyncpg it is one round trip, where SQLAlchemy's own ping is three (BEGIN, an empty statement, ROLLBACK);
     every other driver gets SQLAlchemy's ping.
@@ -28,8 +30,9 @@ def ping(record: GuardedRecord) -> None:
     """
     dialect: Any = record.guarded._dialect
     driver: Any = record.driver_connection
-    if getattr(dialect, "driver", None) == "asyncpg" and hasattr(driver, "execute"):
-        _await(driver.execute("SELECT 1"))  # an empty statement makes asyncpg stumble over its empty answer
-    elif not dialect.do_ping(record.dbapi_connection):
-        msg = "the ping was answered with no"
-        raise ConnectionError(msg)
+    with unseen():
+        if getattr(dialect, "driver", None) == "asyncpg" and hasattr(driver, "execute"):
+            _await(driver.execute("SELECT 1"))  # an empty statement makes asyncpg stumble over its empty answer
+        elif not dialect.do_ping(record.dbapi_connection):
+            msg = "the ping was answered with no"
+            raise ConnectionError(msg)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -106,13 +107,13 @@ class Sampler:
 
     def trace_of(self, record: GuardedRecord) -> str | None:
         """Tell in which trace a holder works."""
-        self._quietly(functools.partial(self._locate, record, streak_of(record)), None)
+        self._quietly(functools.partial(self._locate, record, streak_of(record), math.inf), None)
         task = streak_of(record).holder(None)
         return self._quietly(lambda: _sight.trace_of(task) if task is not None else None, None)
 
-    def _locate(self, record: GuardedRecord, streak: Streak) -> None:
-        """Note where in a trace a lease is held, while its holder can tell."""
-        if streak.spot is None:
+    def _locate(self, record: GuardedRecord, streak: Streak, passed: float) -> None:
+        """Note where in a trace a lease is held; asked by the first samples, when its holder is where it began."""
+        if streak.spot is None and streak.lived <= passed:
             streak.spot = self.reporter.tracing.spot_of(_alive(record.lease.task))
 
     def _quietly(self, look: Callable[[], _T], otherwise: _D) -> _T | _D:
@@ -167,8 +168,7 @@ class Sampler:
         streak = streak_of(record)
         now = self._clock()
         passed = streak.tick(now, beat.lag)
-        if streak.lived <= passed:  # the first looks: while its holder is where it began
-            self._locate(record, streak)
+        self._locate(record, streak, passed)
         driver = _probe.driver_of(record.dbapi_connection)
         look = _probe.look(driver)
         if look is None:

@@ -19,6 +19,7 @@ from sqla_poolguard._course import CONNECT, PING, QUEUE
 from sqla_poolguard._deadline import Deadline, DeadlinePassed
 from sqla_poolguard._facts import Reason
 from sqla_poolguard._handover import Evicted, Expired, Stuck, Unreachable
+from sqla_poolguard._otel._unseen import hush_pings
 from sqla_poolguard._ping import ping
 from sqla_poolguard._urgency import due
 from sqla_poolguard.errors import NoConnectionError
@@ -74,6 +75,7 @@ class Supply:
     def pings(self, record: GuardedRecord) -> None:
         """Note that SQLAlchemy is about to ping a connection; it does not ping one that is new."""
         if not record.fresh:
+            hush_pings(self._pool._dialect)
             record.lease.course = self._pool._watch.trail.begin(PING)
 
     def _idle(self) -> GuardedRecord | None:

@@ -52,6 +52,7 @@ FLOORS = {
     "_otel._quota": EFFECTS,
     "_otel._spans": EFFECTS,
     "_otel._spot": EFFECTS,
+    "_otel._unseen": EFFECTS,
     "_ping": EFFECTS,
     "_private": EFFECTS,
     "_probe": EFFECTS,

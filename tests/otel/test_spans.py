@@ -11,7 +11,7 @@ from doubles.pools import all_out, engine, pool_of, queue_up
 from doubles.virtual import turns
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
-from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.trace import SpanKind, StatusCode, format_span_id, format_trace_id
 from sqlalchemy import event
 from sqlalchemy.exc import StatementError
 
@@ -63,6 +63,10 @@ async def test_long_wait_is_drawn(sdk):
         "code.file.path": __file__,
         "code.line.number": line,
         "code.function.name": code.co_qualname,
+        "holder.site": f"otel/test_spans.py:{line} in {code.co_qualname}",
+        "holder.held": 1.0,
+        "holder.trace_id": format_trace_id(parents[0].get_span_context().trace_id),
+        "holder.span_id": format_span_id(parents[0].get_span_context().span_id),
     }
 
 

@@ -91,7 +91,7 @@ async def test_garbage_collector_closes_nothing_that_needs_a_greenlet():
     db = engine(driver, pool_size=1, max_overflow=2)
     leaked, one, two = [await db.connect() for _ in range(3)]
     with pytest.MonkeyPatch.context() as patch:  # another thread puts them down, and is interrupted before it settles
-        patch.setattr(Handover, "settle", lambda handover: None)
+        patch.setattr(Handover, "settle", lambda handover, giver: None)
         one.sync_connection.close()
         two.sync_connection.close()
     closes = driver.begun["close"]

@@ -52,7 +52,8 @@ def test_lease_is_clean_for_its_next_holder(books):
     ledger.ask()
     ledger.grant(lease, 1.0, 0.5)
     assert lease.ending is None
-    lease.reported, lease.place = (FindingKind.OVERDUE,), ()
+    lease.note(FindingKind.OVERDUE, is_news=True)
+    lease.place = ()
     ledger.end(lease, 2.0, Ending.CHECKED_IN)
     ledger.ask()
     ledger.grant(lease, 3.0, 0.0)
