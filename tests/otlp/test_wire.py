@@ -74,11 +74,15 @@ def wire(postgres_url):
         yield collector, traced
 
 
-def ours(wire):
-    """Give the spans of this library, each once, by pool and outcome."""
-    collector, _ = wire
-    spans = [each.item for each in collector.spans() if each.protocol == GRPC and each.scope.name == "sqla_poolguard"]
-    return {(values(span.attributes)[POOL], values(span.attributes).get("poolguard.outcome")): span for span in spans}
+def acquired(wire):
+    """Give the spans of all waits, each once."""
+    return [each.item for each in wire[0].spans() if each.protocol == GRPC and each.item.name.startswith("pool.acquire ")]
+
+
+def wait_of(wire, pool):
+    """Give the span of the wait of the request that asked a pool."""
+    (span,) = [span for span in acquired(wire) if span.parent_span_id == id_of(request_of(wire, f"ask/{pool}"))]
+    return span
 
 
 def request_of(wire, name):
@@ -112,23 +116,23 @@ def test_who_says_so(wire):
 @pytest.mark.parametrize(("pool", "outcome", "error"), FAILED)
 def test_failed_wait(wire, pool, outcome, error):
     """A wait that ended badly is an error, with its cause as a type, in the trace of its request."""
-    span, request = ours(wire)[pool, outcome], request_of(wire, f"ask/{pool}")
+    span, request = wait_of(wire, pool), request_of(wire, f"ask/{pool}")
     assert span.name == f"pool.acquire {pool}"
     assert span.kind == Span.SPAN_KIND_INTERNAL
     assert span.status.code == Status.STATUS_CODE_ERROR
     assert span.trace_id == request.context.trace_id.to_bytes(16)
-    assert span.parent_span_id == request.context.span_id.to_bytes(8)
     found = values(span.attributes)
+    assert found["poolguard.outcome"] == outcome
     assert found["error.type"] == error
     assert (found["code.file.path"], found["code.line.number"]) == (SOURCE, line_of("asks"))
     assert found["code.function.name"].endswith("ask")
+    assert bool(span.links) == (pool != "refused")
 
 
 @pytest.mark.parametrize("pool", ["granted", "slow-connect"])
 def test_wait_that_ended_well(wire, pool):
     """A long wait is drawn without a status, in the trace of its request."""
-    request = request_of(wire, f"ask/{pool}")
-    (span,) = [each for each in acquired(wire) if each.parent_span_id == request.context.span_id.to_bytes(8)]
+    span, request = wait_of(wire, pool), request_of(wire, f"ask/{pool}")
     found = values(span.attributes)
     assert span.trace_id == request.context.trace_id.to_bytes(16)
     assert span.status.code == Status.STATUS_CODE_UNSET
@@ -137,20 +141,84 @@ def test_wait_that_ended_well(wire, pool):
     assert (found["poolguard.queue_time"] >= LONG) == (pool == "granted")
 
 
+@pytest.mark.parametrize("pool", ["granted", "timed-out", "turned-away", "cancelled"])
+def test_links_to_the_holder_and_back(wire, pool):
+    """A wait for a holder is linked to the span in which it held, with its line; that span has an event and a link to the wait."""
+    wait = wait_of(wire, pool)
+    request = request_of(wire, f"hold/{pool}")
+    (holder,) = [each.item for each in wire[0].spans() if each.protocol == GRPC and each.item.span_id == id_of(request)]
+    assert [(link.trace_id, link.span_id) for link in wait.links] == [(holder.trace_id, holder.span_id)]
+    assert [values(link.attributes) for link in wait.links] == [{"poolguard.link": "holder"}]
+    found = values(wait.attributes)
+    assert found["poolguard.holder.trace_id"] == holder.trace_id.hex()
+    assert found["poolguard.holder.span_id"] == holder.span_id.hex()
+    assert f"traced.py:{line_of('holds')} in " in found["poolguard.holder.site"]
+    # when a connection is given, the span of the wait for it is still to be drawn: its request stands for it
+    waiter = wait.parent_span_id if pool == "granted" else wait.span_id
+    assert [(link.trace_id, link.span_id) for link in holder.links] == [(wait.trace_id, waiter)]
+    assert [values(link.attributes) for link in holder.links] == [{"poolguard.link": "waiter"}]
+    (event,) = holder.events
+    told = values(event.attributes)
+    assert event.name == "poolguard.blocked_waiter"
+    assert (told["poolguard.waiter.trace_id"], told["poolguard.outcome"]) == (wait.trace_id.hex(), found["poolguard.outcome"])
+
+
+@pytest.mark.parametrize(
+    ("pool", "phase"), [("granted", "queue"), ("timed-out", "queue"), ("cancelled", "queue"), ("slow-connect", "connect")]
+)
+def test_phases(wire, pool, phase):
+    """What a wait was spent on is an event, with its seconds, at its beginning."""
+    span = wait_of(wire, pool)
+    (event,) = [event for event in span.events if event.name == f"poolguard.{phase}"]
+    seconds = values(event.attributes)["poolguard.duration"]
+    assert seconds >= LONG
+    assert span.start_time_unix_nano <= event.time_unix_nano
+    assert event.time_unix_nano + seconds * 1e9 <= span.end_time_unix_nano + 1e6
+
+
+def test_hold(wire):
+    """A hold across an await is drawn inside its request, and tells what was awaited where."""
+    request = request_of(wire, "hold/granted")
+    (span,) = [span for span in held(wire, "granted") if span.parent_span_id == id_of(request)]
+    found = values(span.attributes)
+    assert (span.kind, span.status.code) == (Span.SPAN_KIND_INTERNAL, Status.STATUS_CODE_UNSET)
+    assert found["poolguard.found"] == ["held_across_await"]
+    assert found["poolguard.ending"] == "checked_in"
+    assert (found["code.file.path"], found["code.line.number"]) == (SOURCE, line_of("holds"))
+    assert (span.end_time_unix_nano - span.start_time_unix_nano) / 1e9 == pytest.approx(found["poolguard.held"], abs=1e-3)
+    (gap,) = [values(event.attributes) for event in span.events if event.name == "poolguard.idle"]
+    assert gap["poolguard.awaiting"] == "asyncio Event.wait"
+    assert f"traced.py:{line_of('awaits')} in " in gap["poolguard.current"]
+
+
+def test_leak(wire):
+    """A hold that nobody ended is an error, in the trace of whoever took the connection."""
+    (span,) = held(wire, "forgotten")
+    assert span.trace_id == request_of(wire, "forget/forgotten").context.trace_id.to_bytes(16)
+    assert (span.status.code, span.status.message) == (Status.STATUS_CODE_ERROR, "the connection was never given back")
+    found = values(span.attributes)
+    assert (found["poolguard.ending"], found["code.line.number"]) == ("leaked", line_of("forgets"))
+
+
+def held(wire, pool):
+    """Give the spans of the holds of a pool."""
+    return [each.item for each in wire[0].spans() if each.protocol == GRPC and each.item.name == f"pool.hold {pool}"]
+
+
+def id_of(span):
+    """Give the id of a span of the SDK's as it goes over the wire."""
+    return span.context.span_id.to_bytes(8)
+
+
 def test_times(wire):
     """A wait is as long as it says, and lies within its request."""
-    requests = {request.context.span_id.to_bytes(8): request for request in wire[1].requests.values()}
+    requests = {id_of(request): request for request in wire[1].requests.values()}
     for span in acquired(wire):
         seconds = (span.end_time_unix_nano - span.start_time_unix_nano) / 1e9
         assert seconds == pytest.approx(values(span.attributes)["poolguard.wait_time"], abs=1e-6)
         request = requests[span.parent_span_id]
         assert request.start_time - CLOCKS < span.start_time_unix_nano
         assert span.end_time_unix_nano < request.end_time + CLOCKS
-
-
-def acquired(wire):
-    """Give the spans of all waits."""
-    return [each.item for each in wire[0].spans() if each.protocol == GRPC and each.item.name.startswith("pool.acquire")]
 
 
 def test_no_sql(wire):
