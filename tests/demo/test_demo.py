@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
-from doubles.collector import Collector
+from doubles.collector import Collector, values
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
@@ -67,29 +68,42 @@ def collector():
         yield listening
 
 
-@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
-def test_telemetry_arrives(poolguard, collector, postgres_url, protocol):
-    """`--otlp` sends spans and the pool's metrics by the protocol that is asked for, and says how many."""
-    arguments = ["--otlp", collector.address(protocol), *(["--otlp-protocol", protocol] if protocol == "grpc" else [])]
-    done = poolguard.show("demo", "--json", "--act", "leak", *arguments, "--dsn", postgres_url)
+def test_telemetry_arrives(poolguard, collector, postgres_url):
+    """`--otlp` sends spans and the pool's metrics, and says how many."""
+    done = poolguard.show("demo", "--json", "--act", "leak", "--otlp", collector.http, "--dsn", postgres_url)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
     sent = json.loads(done.stdout)["telemetry"]
     assert sent["spans"] >= 3
+    assert sent["look_at"] is None  # nobody waited
     assert "db.client.connection.count" in sent["metrics"]
+    assert_came(collector, "http/protobuf")
+    assert len(collector.spans()) == sent["spans"]
+    assert {each.item.name for each in collector.metrics()} == set(sent["metrics"])
+
+
+def assert_came(collector, protocol):
+    """Spans and metrics of the demo have come by this protocol alone."""
     spans, metrics = collector.spans(), collector.metrics()
-    assert len(spans) == sent["spans"]
-    assert {each.item.name for each in metrics} == set(sent["metrics"])
+    assert spans
+    assert metrics
     assert {each.protocol for each in spans + metrics} == {protocol}
     assert {each.resource["service.name"] for each in spans + metrics} == {"poolguard-demo"}
 
 
-@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
-def test_collector_that_takes_no_metrics(poolguard, postgres_url, protocol):
-    """Jaeger takes no metrics: it is sent none, and the demo says so."""
-    with Collector(metrics=False) as jaeger:
-        arguments = ("--otlp", jaeger.address(protocol), "--otlp-protocol", protocol)
-        done = poolguard.show("demo", "--act", "leak", *arguments, "--dsn", postgres_url)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert "spans (it takes no metrics, as Jaeger)" in done.stdout
-        assert jaeger.spans()
+def test_points_at_who_waited_and_who_held(poolguard, collector, postgres_url):
+    """Over gRPC as well; it ends with the addresses of two traces in Jaeger, in which the way to the line is drawn."""
+    arguments = ("--otlp", collector.grpc, "--otlp-protocol", "grpc", "--dsn", postgres_url)
+    done = poolguard.show("demo", "--act", "culprit", *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    assert_came(collector, "grpc")
+    waited, held = re.findall(r"^   http://127.0.0.1:16686/trace/([0-9a-f]{32})$", done.stdout, re.MULTILINE)
+    traces = {trace: [each.item for each in collector.spans() if each.item.trace_id.hex() == trace] for trace in (waited, held)}
+    (wait,) = [span for span in traces[waited] if span.name == "pool.acquire shop"]
+    (hold,) = [span for span in traces[held] if span.name == "pool.hold shop"]
+    assert wait.links[0].trace_id == hold.trace_id
+    found = values(hold.attributes)
+    source = Path(found["code.file.path"]).read_text("utf-8").splitlines()
+    assert "# culprit:" in source[found["code.line.number"] - 1]
+    assert f"app.py:{found['code.line.number']} in pay_order:" in done.stdout
