@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from server import Jaeger
+from jaeger.server import Jaeger
 
 WIDEST = 78
 ROWS = pytest.StashKey[list]()
