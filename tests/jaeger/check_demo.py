@@ -34,20 +34,9 @@ def demo(request, jaeger):
     """
     protocol = request.param
     address = {"http/protobuf": jaeger.http, "grpc": jaeger.grpc}[protocol]
+    arguments = ("--otlp", address, "--otlp-protocol", protocol)
     done = subprocess.run(
-        (
-            sys.executable,
-            "-m",
-            "sqla_poolguard",
-            "demo",
-            "--json",
-            "--act",
-            "culprit",
-            "--otlp",
-            address,
-            "--otlp-protocol",
-            protocol,
-        ),
+        (sys.executable, "-P", "-m", "sqla_poolguard", "demo", "--json", "--act", "culprit", *arguments),
         env={name: value for name, value in os.environ.items() if not name.startswith("OTEL_")} | {"PYTHONPATH": HOME},
         capture_output=True,
         text=True,
