@@ -11,14 +11,9 @@ import sqlalchemy.engine.create
 import sqlalchemy.ext.asyncio
 
 from sqla_poolguard import GuardedPool
-from sqla_poolguard._otel import observe
-from sqla_poolguard._otel._metrics import Metrics
-from sqla_poolguard._otel._spans import Spans
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
-
-    from sqla_poolguard._reporter import Reporter
 
 __all__ = ["MISSING", "ExportingPool", "instrument"]
 
@@ -84,18 +79,9 @@ def instrument(engine: AsyncEngine) -> None:
         setattr(owner, name, plain)
 
 
-class ExportingPool(GuardedPool):
-    """A GuardedPool whose telemetry has an SDK, while the others in this process have none."""
-
-    def _make_reporter(self, *args: Any, **kw: Any) -> Reporter:
-        reporter = super()._make_reporter(*args, **kw)
-        tracers, _ = _providers()
-        observe(reporter.ledger, reporter.name, metrics=_metrics(), spans=Spans(tracers.get_tracer(__name__)))
-        return reporter
-
-
-@functools.cache
-def _metrics() -> Metrics:
-    """Make the instruments, once: there is no way to take them back."""
-    _, meters = _providers()
-    return Metrics(meters.get_meter(__name__))
+if MISSING is None:
+    _tracers, _meters = _providers()
+    ExportingPool = GuardedPool.configure(tracer_provider=_tracers, meter_provider=_meters)
+else:
+    ExportingPool = GuardedPool
+"""A GuardedPool whose telemetry has an SDK, while the others in this process have none."""

@@ -61,7 +61,7 @@ class Breaker:
         self._patience = patience
         self._most = most
         self._jitter = jitter
-        self._opens = opens
+        self.opens = opens
         self._first = 1 if gently else most
         self._slow = slow
         self.forget()
@@ -182,7 +182,7 @@ class Breaker:
         if connect not in self._connects:
             return
         del self._connects[connect]
-        if not self._opens:
+        if not self.opens:
             return
         self.fails += 1
         self.last_error, self._failed_at = keepsake(error), now
@@ -224,7 +224,7 @@ class Breaker:
 
     def hopeless(self, now: float, *, live: bool) -> bool:
         """Tell whether waiting for a connection is a bad bet; never if any is `live`, for it comes back some time."""
-        if live or not self._opens:
+        if live or not self.opens:
             return False
         if self.down_since is not None:
             return now - max(self.down_since, self._watched_since) >= self._patience

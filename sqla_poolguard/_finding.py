@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sqla_poolguard._facts import Site
 
-__all__ = ["Cause", "Declaration", "Finding", "FindingKind", "SlowStatement", "Verdict", "Waste"]
+__all__ = ["Cause", "Declaration", "Finding", "FindingKind", "LeakKind", "SlowStatement", "Verdict", "Waste"]
 
 
 class FindingKind(enum.StrEnum):
@@ -29,6 +29,17 @@ class FindingKind(enum.StrEnum):
     """Every holder waits, in the end, for this very pool."""
     LOOP_BLOCKED = "loop_blocked"
     """Its holder keeps the event loop from running, with the connection idle."""
+
+
+class LeakKind(enum.StrEnum):
+    """How it was noticed that a connection was not given back; each lease counts once, the first time."""
+
+    GARBAGE_COLLECTED = "garbage_collected"
+    """Only when the garbage collector found it."""
+    ORPHANED = "orphaned"
+    """Its task had finished; it was left where it was."""
+    RECLAIMED = "reclaimed"
+    """Its task had finished; it was taken back at once (`reclaim="orphaned"`)."""
 
 
 class Cause(enum.StrEnum):

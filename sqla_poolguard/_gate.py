@@ -190,7 +190,7 @@ class Gate:
         self._virtual = queue, granted
 
     def _would_reject(self, now: float) -> None:
-        self._reporter.ledger.would_reject += 1
+        self._reporter.ledger.totals.would_reject += 1
         self._tell(now)
 
     def _tell(self, now: float) -> None:

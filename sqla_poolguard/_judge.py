@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sqla_poolguard import _holds, _sight
 from sqla_poolguard._callsite import site_of
 from sqla_poolguard._facts import HolderState
-from sqla_poolguard._finding import FindingKind
+from sqla_poolguard._finding import FindingKind, LeakKind
 from sqla_poolguard._keepers import know_keepers
 from sqla_poolguard._reach import is_within_reach
 from sqla_poolguard._reclaim import reclaim
@@ -51,6 +51,28 @@ class Judge:
         self.patience = math.inf if guard.await_warning is None else guard.await_warning
         """Seconds for which a connection may be idle in a holder's hands."""
 
+    def count(self, record: GuardedRecord, streak: Streak, sight: Sight, passed: float, stands_for: float) -> None:
+        """
+        Count time for which a connection was idle in somebody's hands.
+
+        Args:
+            record: the connection.
+            streak: of its lease.
+            sight: what its holder does.
+            passed: seconds since this lease was looked at before; 0 the first time.
+            stands_for: seconds since anything was looked at: so that the total is right, on average, for short leases too.
+        """
+        foreign = 0.0
+        if sight.state in {HolderState.AWAITING, HolderState.NESTED}:
+            streak.add_elsewhere(sight.current, sight.awaiting, passed, yields=sight.yields)
+            if sight.declared is None and streak.declared is None:
+                self._reporter.findings.add_waste(sight.current, sight.awaiting, passed)
+                foreign = stands_for
+        elif sight.state is HolderState.ORPHANED:
+            self._reporter.findings.add_waste(site_of(record.lease.place), None, passed)
+        totals = self._reporter.ledger.totals
+        totals.foreign_await = (totals.foreign_await or 0.0) + foreign
+
     def idle(self, record: GuardedRecord, streak: Streak, sight: Sight) -> None:
         """Judge a connection that is idle."""
         if sight.state is HolderState.NESTED:
@@ -60,8 +82,11 @@ class Judge:
             return
         streak.nested = 0
         if sight.state is HolderState.ORPHANED and streak.idle >= self.patience:
-            if self._find(record, streak, FindingKind.ORPHANED, sight) and self._guard.reclaim == "orphaned":
-                self._reclaim(record, streak)
+            known = FindingKind.ORPHANED in streak.told
+            if self._find(record, streak, FindingKind.ORPHANED, sight):
+                taken = self._guard.reclaim == "orphaned" and self._reclaim(record, streak)
+                if not known:
+                    self._reporter.ledger.totals.leaks[LeakKind.RECLAIMED if taken else LeakKind.ORPHANED] += 1
         elif sight.state is HolderState.AWAITING:
             seen = streak.gap_samples >= _ENOUGH and streak.gap_elsewhere * 2 >= streak.idle
             if streak.idle >= self.patience and seen:
@@ -70,14 +95,21 @@ class Judge:
                 worst = streak.worst()
                 self._find(record, streak, FindingKind.HELD_ACROSS_AWAIT, sight._replace(current=worst[0], awaiting=worst[1]))
 
-    def _reclaim(self, record: GuardedRecord, streak: Streak) -> None:
-        """Take a connection back, unless it was used since, or anything that the loop still has to run can reach it."""
+    def _reclaim(self, record: GuardedRecord, streak: Streak) -> bool:
+        """
+        Take a connection back, unless it was used since, or anything that the loop still has to run can reach it.
+
+        Returns:
+            Whether it was taken back.
+        """
         if streak.used_late or record.loop is None or streak.lived < streak.reclaim_at:
-            return
+            return False
         streak.reclaim_at = streak.lived + max(streak.idle, self.patience)  # twice as long again: it takes a moment
         fairy = record.fairy_ref() if record.fairy_ref is not None else None
-        if not is_within_reach(record.loop, all_tasks(record.loop), fairy):
-            reclaim(record, self._reporter)
+        if is_within_reach(record.loop, all_tasks(record.loop), fairy):
+            return False
+        reclaim(record, self._reporter)
+        return True
 
     def blocked(self, record: GuardedRecord, streak: Streak, blocked: Blocked, user: Task[Any] | None) -> None:
         """Judge a holder during whose lease the event loop stood still; `user` is the task for which the database works now."""

@@ -7,6 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from sqla_poolguard._facts import Ending, Reason
+from sqla_poolguard._finding import LeakKind
 
 if TYPE_CHECKING:
     from asyncio import Task
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from sqla_poolguard._slots import Slots
     from sqla_poolguard._streak import Streak
 
-__all__ = ["SAMPLES_KEPT", "Lease", "Ledger"]
+__all__ = ["SAMPLES_KEPT", "Lease", "Ledger", "Totals"]
 
 SAMPLES_KEPT = 16_384
 """Samples that wait for an exporter, at most, each (wait time, use time) in seconds: about 1.8 MB."""
@@ -70,6 +71,32 @@ class Lease:
             self.notes += ((kind, is_news),)
 
 
+class Totals:
+    """What is counted for exporters and only grows: they may keep it, and tell what a collected engine has left behind."""
+
+    __slots__ = ("foreign_await", "leaks", "rejected", "spans_suppressed", "would_reject")
+
+    def __init__(self) -> None:
+        self.rejected = dict.fromkeys(Reason, 0)
+        """Requests that got no connection."""
+        self.leaks = dict.fromkeys(LeakKind, 0)
+        """Leases that were not given back; each is counted once, when that is noticed."""
+        self.would_reject = 0
+        """Requests that `fail_fast=True` would have turned away."""
+        self.foreign_await: float | None = None
+        """Connection-seconds for which holders awaited something else than the database; sampled; None if nobody could look yet."""
+        self.spans_suppressed = 0
+        """Spans, and events on others' spans, that were not drawn since their line had its share."""
+
+    def forget(self) -> None:
+        """Begin anew, in a forked child."""
+        self.rejected.update(dict.fromkeys(Reason, 0))
+        self.leaks.update(dict.fromkeys(LeakKind, 0))
+        self.would_reject = 0
+        self.foreign_await = None
+        self.spans_suppressed = 0
+
+
 class Ledger:
     """
     The books of one engine's pool, carried on from pool to pool when the engine is disposed of.
@@ -86,10 +113,9 @@ class Ledger:
         self.requested = 0
         self.waiting = 0
         self.granted = 0
-        self.rejected = dict.fromkeys(Reason, 0)
+        self.totals = Totals()
+        self.rejected = self.totals.rejected
         self.ended = dict.fromkeys(Ending, 0)
-        self.would_reject = 0
-        """Requests that `fail_fast=True` would have turned away."""
         self.opened = 0
         """Physical connections opened."""
         self.closed = 0
@@ -107,6 +133,11 @@ class Ledger:
             f"<Ledger requested {self.requested} = waiting {self.waiting} + granted {self.granted}"
             f" + rejected {sum(self.rejected.values())}; ended {sum(self.ended.values())}>"
         )
+
+    @property
+    def would_reject(self) -> int:
+        """Requests that `fail_fast=True` would have turned away."""
+        return self.totals.would_reject
 
     def open_pool(self, slots: Slots[Any]) -> None:
         """Keep the books of these slots too."""
@@ -160,8 +191,8 @@ class Ledger:
 
     def forget(self) -> None:
         """Begin anew, in a forked child: what was written here is the parent's."""
-        self.requested = self.waiting = self.granted = self.would_reject = self.opened = self.closed = self.departed = 0
-        self.rejected = dict.fromkeys(Reason, 0)
+        self.requested = self.waiting = self.granted = self.opened = self.closed = self.departed = 0
+        self.totals.forget()
         self.ended = dict.fromkeys(Ending, 0)
         self.samples.clear()
 

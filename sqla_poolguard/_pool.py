@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from sqlalchemy.pool import Pool
 
 from sqla_poolguard import _arrival, _fastlane
+from sqla_poolguard._books import open_books
 from sqla_poolguard._callsite import capture
 from sqla_poolguard._connecting import Connecting, NotNow, make_breaker
 from sqla_poolguard._deadline import Deadline, DeadlinePassed
@@ -19,17 +20,10 @@ from sqla_poolguard._figures import Figures, check_arguments
 from sqla_poolguard._fork import guard_against_fork
 from sqla_poolguard._guard import Guard
 from sqla_poolguard._handover import Handover
-from sqla_poolguard._ledger import Ledger
-from sqla_poolguard._logs import LogObserver
-from sqla_poolguard._naming import address_of, claim
-from sqla_poolguard._observers import Observers
-from sqla_poolguard._otel import observe
 from sqla_poolguard._quiet import Quiet
 from sqla_poolguard._record import POLITE, GuardedRecord, cut_off, is_leaked, listen
-from sqla_poolguard._reporter import Reporter
 from sqla_poolguard._slots import Slots
 from sqla_poolguard._supply import Supply
-from sqla_poolguard._tracing import Tracing
 from sqla_poolguard._watch import Watch
 
 if TYPE_CHECKING:
@@ -40,11 +34,11 @@ if TYPE_CHECKING:
 
     from sqla_poolguard._callsite import Place
     from sqla_poolguard._facts import PoolSnapshot
-    from sqla_poolguard._ledger import Lease
 
 __all__ = ["GuardedPool"]
 
 _CHECKED_IN: Final = Ending.CHECKED_IN
+_came_back: Final = _fastlane.OUT.discard
 
 
 class GuardedPool(Figures):
@@ -128,7 +122,7 @@ class GuardedPool(Figures):
         self._slots = Slots(pool_size, max_overflow, make_breaker(self._guard, patience), self._clock, use_lifo=use_lifo)
         self._handover = Handover(self._slots)
         if _predecessor is None:
-            reporter = self._make_reporter(creator)
+            reporter = open_books(self._guard, creator, self._dialect)
             listen(self)
         else:  # its listeners came with `_dispatch`
             reporter = _predecessor._watch.reporter
@@ -141,13 +135,6 @@ class GuardedPool(Figures):
         self._supply: Supply = Supply(self)
         self._get = self._supply.get_to_ping if self._pre_ping else self._supply.get
         guard_against_fork(self)
-
-    def _make_reporter(self, creator: Callable[..., Any]) -> Reporter:
-        guard, ledger = self._guard, Ledger()
-        name = claim(guard.name or address_of(creator, self._dialect), ledger)
-        telemetry = (observe(ledger, name, guard.meter_provider, guard.tracer_provider),) if guard.telemetry else ()
-        tracing = telemetry[0].tracing if telemetry else Tracing()
-        return Reporter(name, ledger, Observers((*telemetry, LogObserver(), *guard.observers)), tracing)
 
     @classmethod
     def configure(cls, **options: Any) -> type[GuardedPool]:
@@ -206,8 +193,7 @@ class GuardedPool(Figures):
         except BaseException as error:
             self._watch.refused(error, asked_at, place)
             raise
-        lease: Lease = fairy._connection_record.lease
-        self._watch.granted(lease, asked_at, loop, place)
+        self._watch.granted(fairy._connection_record.lease, asked_at, loop, place)
         return fairy  # type: ignore[no-any-return]
 
     def _check_out(self, asked_at: float, place: Place | None) -> Any:
@@ -229,22 +215,26 @@ class GuardedPool(Figures):
         try:
             if slots.waiters.queued:
                 giver = self._watch.trail.leaving(lease)
-            if lease.granted_at is None:
-                lease.course = None
-                if record.dbapi_connection is None:
-                    record.write_off()
-            elif lease.ending is None and not lease.notes and record.dbapi_connection is not None and not self._observers.ended:
-                self._ledger.end(lease, self._clock(), _CHECKED_IN)
-            else:
-                self._watch.ended(record, lease)
         finally:
-            _fastlane.OUT.discard(record)
-            if record.dbapi_connection is None:
-                self._handover.free(record, giver)
-            else:  # as `Handover.give_back`, without the call
-                slots.idle.append(record)
-                if slots.waiters.queued or len(slots.idle) > slots.keep:
-                    self._handover.settle(giver)
+            try:
+                if lease.granted_at is None:
+                    lease.course = None
+                    if record.dbapi_connection is None:
+                        record.write_off()
+                elif (
+                    lease.ending is None and not lease.notes and record.dbapi_connection is not None and not self._observers.ended
+                ):
+                    self._ledger.end(lease, self._clock(), _CHECKED_IN)
+                else:
+                    self._watch.ended(record, lease)
+            finally:
+                _came_back(record)
+                if record.dbapi_connection is None:
+                    self._handover.free(record, giver)
+                else:  # as `Handover.give_back`, without the call
+                    slots.idle.append(record)
+                    if slots.waiters.queued or len(slots.idle) > slots.keep:
+                        self._handover.settle(giver)
 
     def _close_connection(self, connection: DBAPIConnection, *, terminate: bool = False) -> None:
         """

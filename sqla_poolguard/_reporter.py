@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqla_poolguard._callsite import site_of, stack_of, task_name
 from sqla_poolguard._facts import Checkout, Holder, PoolSnapshot, Reason, Rejection, Wait
-from sqla_poolguard._finding import Finding, FindingKind
+from sqla_poolguard._finding import Finding, FindingKind, LeakKind
 from sqla_poolguard._findings import Findings
 from sqla_poolguard._holds import declarations
 from sqla_poolguard._outage import classify, keepsake
@@ -46,8 +46,7 @@ class Reporter:
     """Speaks for one engine's pool, through all its generations."""
 
     def __init__(self, name: str, ledger: Ledger, observers: Observers, tracing: Tracing) -> None:
-        self.name = name
-        self.tracing = tracing
+        self.name, self.tracing = name, tracing
         self.ledger = ledger
         self.observers = observers
         self.findings = Findings()
@@ -139,13 +138,14 @@ class Reporter:
 
     def lost(self, lease: Lease, now: float, loop: AbstractEventLoop | None) -> None:
         """Count a lease that leaks, and tell it later: the garbage collector calls."""
-        held = max(now - lease.granted_at, 0.0) if lease.granted_at is not None else 0.0
-        kind, site = FindingKind.LEAKED, site_of(lease.place)
         streak = _streak_of(lease)
+        if streak is None or FindingKind.ORPHANED not in streak.told:
+            self.ledger.totals.leaks[LeakKind.GARBAGE_COLLECTED] += 1
+        held = max(now - lease.granted_at, 0.0) if lease.granted_at is not None else 0.0
         finding = Finding(
             pool=self.name,
-            kind=kind,
-            site=site,
+            kind=FindingKind.LEAKED,
+            site=site_of(lease.place),
             current=None,
             awaiting=None,
             held=held,
@@ -199,6 +199,7 @@ class Reporter:
         """Forget what was still to be told, in a forked child: the parent tells it."""
         self._late.clear()
         self.findings.forget()
+        self.tracing.forget()
         self.told_of_outage = False
         self._last_look = None
 

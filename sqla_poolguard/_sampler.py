@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 from sqla_poolguard import _probe, _reach, _sight
 from sqla_poolguard._awaits import chain_of
-from sqla_poolguard._callsite import is_internal, site_of, this_task
+from sqla_poolguard._callsite import is_internal, this_task
 from sqla_poolguard._census import Census, Inquiry
 from sqla_poolguard._conflicts import find_deadlock
 from sqla_poolguard._facts import SECOND, HolderState
@@ -190,12 +190,7 @@ class Sampler:
             streak.begin_gap(look.operations, used=look.busy)
             return
         streak.gaps.see(now, sight.current, sight.awaiting)
-        if sight.state in {HolderState.AWAITING, HolderState.NESTED}:
-            streak.add_elsewhere(sight.current, sight.awaiting, passed, yields=sight.yields)
-            if sight.declared is None and streak.declared is None:
-                self.reporter.findings.add_waste(sight.current, sight.awaiting, passed)
-        elif sight.state is HolderState.ORPHANED:
-            self.reporter.findings.add_waste(site_of(record.lease.place), None, passed)
+        self._judge.count(record, streak, sight, passed, beat.passed)
         self._judge.idle(record, streak, sight)
 
     @staticmethod

@@ -216,7 +216,9 @@ class Supply:
         check_out = partial(_fastlane.check_out, pool, asked_at, place) if pool._fast else partial(Pool.connect, pool)
         while True:
             with suppress(NotNow):
-                return self.in_time(check_out, asked_at)
+                fairy: Any = self.in_time(check_out, asked_at)
+                fairy._connection_record.lease.course = pool._watch.trail.current()  # also of one that was there at once by now
+                return fairy
 
     def in_time(self, connect: Callable[[], _T], asked_at: float) -> _T:
         """Connect, but not beyond the deadline."""

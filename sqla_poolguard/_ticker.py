@@ -80,6 +80,9 @@ class Beat:
         """Seconds between two beats."""
         self.lag = 0.0
         """Seconds for which the loop, or the whole process, stood still: nobody's await took so long."""
+        self.passed = PAUSE
+        """Seconds since the beat before this one, without those in which the loop stood still: what is seen now stands for them."""
+        self._beaten_at: float | None = None
         self.latest: Blocked | None = None
         """When it was blocked last, and by whom."""
         self.latest_at = 0.0
@@ -142,7 +145,10 @@ class Beat:
         late = now - (self._posted_at if self._posted_at is not None else now)
         frozen, self._frozen = self._frozen, 0.0
         stood_still = late if late > self.pause else 0.0
-        self.lag += max(stood_still, frozen)
+        lag = max(stood_still, frozen)
+        self.lag += lag
+        self.passed = self.pause if self._beaten_at is None else max(now - self._beaten_at - lag, 0.0)
+        self._beaten_at = now
         if not self._lags or now - self._lags[-1][0] >= _LATELY / 16:
             self._lags.append((now, self.lag))
         sightings, self._sightings = self._sightings, []

@@ -73,3 +73,6 @@ class Tracing:
 
     def draw_kept(self) -> None:
         """Draw what was kept."""
+
+    def forget(self) -> None:
+        """Begin anew, in a forked child."""

@@ -62,23 +62,29 @@ class Trail:
 
     def go_on(self, phase: str, now: float) -> None:
         """Note that a phase begins, if it is a request that runs."""
-        course = self._courses.get(getcurrent())
+        course = self.current()
         if course is not None:
             course.begin(phase, now)
 
-    def waited(self, lease: Lease, now: float) -> None:
+    def current(self) -> Course | None:
+        """Give the course of the request that runs, if it has one."""
+        return self._courses.get(getcurrent())
+
+    def over(self) -> Course | None:
+        """Forget the course of the request that runs, and give it."""
+        return self._courses.pop(getcurrent(), None)
+
+    def waited(self, lease: Lease, course: Course, now: float) -> None:
         """Tell of a request that got its connection, and not at once."""
-        course, lease.course = lease.course, None
-        self._courses.pop(getcurrent(), None)
-        if course is not None and lease.waited >= self._told_from:
+        if lease.waited >= self._told_from:
             wait = self._reporter.wait(lease, course, now)
             self._reporter.observers.tell_wait(wait)
             if lease.waited >= self._tracing.worth_seeing:
                 self._tracing.waited(wait, course, now)
 
-    def refused(self, rejection: Rejection, now: float) -> None:
+    def refused(self, rejection: Rejection, course: Course | None, now: float) -> None:
         """Tell of a request that got none."""
-        self._tracing.refused(rejection, self._courses.pop(getcurrent(), None), now, self._blockers)
+        self._tracing.refused(rejection, course, now, self._blockers)
 
     def leaving(self, lease: Lease) -> Giver | None:
         """Note who gives a connection back while others wait; may be called by the garbage collector, in any thread."""

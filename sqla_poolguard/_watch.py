@@ -77,11 +77,14 @@ class Watch:
 
     def granted(self, lease: Lease, asked_at: float, loop: AbstractEventLoop | None, place: Place | None) -> None:
         """Note who got a connection in the end."""
-        now = self._clock()
+        now, course = self._clock(), lease.course
+        if course is not None:
+            lease.course = None
+            self.trail.over()
         self.ledger.grant(lease, now, now - asked_at)
         self.identify(lease, now, loop, place)
-        if lease.course is not None:
-            self.trail.waited(lease, now)
+        if course is not None:
+            self.trail.waited(lease, course, now)
 
     def identify(self, lease: Lease, now: float, loop: AbstractEventLoop | None, place: Place | None) -> None:
         """Note on the lease who holds it, and see that somebody looks when it gets overdue."""
@@ -134,11 +137,12 @@ class Watch:
         else:
             reason = Reason.CONNECT_FAILED if isinstance(error, Exception) else Reason.CANCELLED
         self.ledger.reject(reason)
+        course = self.trail.over()
         task, now = this_task(), self._clock()
         name = task.get_name() if task is not None else None
         rejection = self.reporter.rejection(reason, now - asked_at, place, name, error)
         self.reporter.tell(self._observers.rejected, rejection)
-        self.trail.refused(rejection, now)
+        self.trail.refused(rejection, course, now)
 
     def refusal(self, reason: Reason, asked_at: float, proof: tuple[str, ...] = ()) -> Exception:
         """Make the error for a request that gets no connection."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqla_poolguard._facts import Reason
 from sqla_poolguard._observer import Observer
 from sqla_poolguard._otel._providers import metrics_of, spans_of
 from sqla_poolguard._otel._spot import trace_id_in
@@ -18,9 +17,9 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
 
-    from sqla_poolguard._facts import Opened, Rejection
+    from sqla_poolguard._facts import Opened, Rejection, Wait
     from sqla_poolguard._ledger import Ledger
-    from sqla_poolguard._otel._metrics import PoolMetrics
+    from sqla_poolguard._otel._measured import Measured
     from sqla_poolguard._otel._spans import PoolSpans
 
 __all__ = ["Telemetry", "observe", "trace_id_in"]
@@ -33,21 +32,25 @@ class Telemetry(Observer):
     It does not hear of an ordinary checkout: that leaves a sample in the ledger, and no more.
     """
 
-    __slots__ = ("_metrics", "tracing")
+    __slots__ = ("_measured", "tracing", "waited_from")
 
-    def __init__(self, metrics: PoolMetrics, tracing: PoolSpans) -> None:
-        self._metrics = metrics
+    def __init__(self, measured: Measured, tracing: PoolSpans) -> None:
+        self._measured = measured
         self.tracing = tracing
         """Draws the pool's spans; told by the pool itself, since a place in a trace is no fact."""
+        self.waited_from = tracing.worth_seeing
 
     def opened(self, opened: Opened) -> None:
         """Record how long it took to connect."""
-        self._metrics.created(opened.create_time)
+        self._measured.created(opened.create_time)
+
+    def waited(self, wait: Wait) -> None:
+        """Record a long wait."""
+        self._measured.waited(wait.waited)
 
     def rejected(self, rejection: Rejection) -> None:
-        """Count a timeout."""
-        if rejection.reason is Reason.TIMEOUT:
-            self._metrics.timed_out()
+        """Count a wait in vain."""
+        self._measured.rejected(rejection.reason)
 
 
 def observe(
@@ -62,4 +65,4 @@ def observe(
         meter_provider: measures it; default: the application's global one.
         tracer_provider: draws its waits; default: the application's global one.
     """
-    return Telemetry(metrics_of(meter_provider).measure(ledger, name), spans_of(tracer_provider).of_pool())
+    return Telemetry(metrics_of(meter_provider).measure(ledger, name), spans_of(tracer_provider).of_pool(ledger.totals))

@@ -1,37 +1,33 @@
 """
-The nine metrics of a connection pool: what is, is read from the ledger at export; what took time, is recorded.
+The instruments, and what they are told at export: what is, is read from the ledger; what took time, is recorded.
 
 It knows neither pool nor SQLAlchemy, and neither makes nor configures an SDK.
 """
 
 from __future__ import annotations
 
-import inspect
-import logging
 import os
 import time
 import weakref
 from typing import TYPE_CHECKING, Any, Final
 
-from opentelemetry.context import Context
 from opentelemetry.metrics import Observation
-from opentelemetry.trace import INVALID_SPAN, set_span_in_context
 
+from sqla_poolguard._connects import BreakerState
 from sqla_poolguard._ledger import SAMPLES_KEPT
 from sqla_poolguard._otel import _names as names
+from sqla_poolguard._otel._instruments import make_histogram, no_context
+from sqla_poolguard._otel._measured import Measured
 
 if TYPE_CHECKING:
-    from collections import deque
     from collections.abc import Iterable
 
-    from opentelemetry.metrics import CallbackOptions, Histogram, Meter
+    from opentelemetry.metrics import CallbackOptions, Meter
 
     from sqla_poolguard._ledger import Ledger
     from sqla_poolguard._slots import Slots
 
-__all__ = ["Metrics", "PoolMetrics"]
-
-_log: Final = logging.getLogger("sqla_poolguard")
+__all__ = ["Metrics"]
 
 _BATCH: Final = 16
 """
@@ -41,10 +37,7 @@ A drain that never pauses costs an event loop the interpreter's switch interval,
 """
 
 _SHARE: Final = 0.25
-"""Of the time that is left to a collection, what one callback may use; there are five, and those of others."""
-
-_SPILLED: Final = 256
-"""Samples to forget at once while there is no SDK, so that only few checkouts pay for it."""
+"""Of the time that is left to a collection, what one callback may use; there are six, and those of others."""
 
 _every: Final[weakref.WeakSet[Metrics]] = weakref.WeakSet()
 
@@ -54,48 +47,51 @@ class Metrics:
     The instruments of one meter, and the pools that are measured with them.
 
     They are made once: there is no way to take a callback back, and to make an instrument inside one is a dead lock.
-    A collection runs all callbacks first and collects the histograms after that,
+    A collection runs all callbacks first and collects histograms and counters after that,
     so that what a callback records is part of the same export, and nothing is lost at `force_flush()` and `shutdown()`.
     """
 
     def __init__(self, meter: Meter) -> None:
-        self._pools: list[PoolMetrics] = []
+        self._pools: list[Measured] = []
         """
         In the order of their making. It needs no lock: it is changed in single steps of the interpreter, and read as a copy.
         """
         self.timeouts = meter.create_counter(*names.CONNECTION_TIMEOUTS)
-        self.create_time = _histogram(meter, names.CONNECTION_CREATE_TIME)
-        self.wait_time = _histogram(meter, names.CONNECTION_WAIT_TIME)
-        self.use_time = _histogram(meter, names.CONNECTION_USE_TIME)
-        self.nowhere = _no_context(self.wait_time)
+        self.rejections = meter.create_counter(*names.REJECTIONS)
+        self.would_reject = meter.create_counter(*names.WOULD_REJECT)
+        self.leaks = meter.create_counter(*names.LEAKS)
+        self.spans_suppressed = meter.create_counter(*names.SPANS_SUPPRESSED)
+        self.foreign_await_time = meter.create_counter(*names.FOREIGN_AWAIT_TIME)
+        self.create_time = make_histogram(meter, names.CONNECTION_CREATE_TIME)
+        self.wait_time = make_histogram(meter, names.CONNECTION_WAIT_TIME)
+        self.use_time = make_histogram(meter, names.CONNECTION_USE_TIME)
+        self.nowhere = no_context(self.wait_time)
         self.failed = False
-        """Whether a checkout failed to record a sample, and the log says so."""
+        """Whether something could not be recorded on behalf of a checkout, and the log says so."""
         for instrument, read in (
             (names.CONNECTION_COUNT, self._count),
             (names.CONNECTION_MAX, self._max),
             (names.CONNECTION_IDLE_MAX, self._idle_max),
             (names.CONNECTION_IDLE_MIN, self._idle_min),
             (names.CONNECTION_PENDING_REQUESTS, self._pending_requests),
+            (names.BREAKER_STATE, self._breaker_state),
         ):
             name, unit, description = instrument
             meter.create_observable_up_down_counter(name, [read], unit, description)
-        for instrument, read in ((names.REJECTIONS, self._rejections), (names.WOULD_REJECT, self._would_reject)):
-            name, unit, description = instrument
-            meter.create_observable_counter(name, [read], unit, description)
         _every.add(self)
 
-    def measure(self, ledger: Ledger, name: str) -> PoolMetrics:
+    def measure(self, ledger: Ledger, name: str) -> Measured:
         """Measure the pool of these books from now on, under this name."""
         self._thin_out()
-        pool = PoolMetrics(self, ledger, name)
+        pool = Measured(self, ledger, name)
         self._pools.append(pool)
         ledger.spill = pool.spill
         return pool
 
-    def forget_samples(self) -> None:
+    def forget(self) -> None:
         """Forget what has not been recorded yet: in a forked child, where the parent records it."""
         for pool in self._pools:
-            pool.samples.clear()
+            pool.forget()
 
     def _thin_out(self) -> None:
         """
@@ -106,12 +102,11 @@ class Metrics:
         room = SAMPLES_KEPT
         for pool in reversed(self._pools.copy()):
             if pool.ledger() is None:
-                while len(pool.samples) > room:
-                    pool.spill(pool.samples)
+                pool.wind_up(room)
                 room -= len(pool.samples)
                 self._drop_if_done(pool)
 
-    def _drop_if_done(self, pool: PoolMetrics) -> None:
+    def _drop_if_done(self, pool: Measured) -> None:
         """Drop a pool whose engine was collected once all its samples are recorded."""
         if pool.ledger() is None and not pool.samples:
             try:
@@ -119,7 +114,7 @@ class Metrics:
             except ValueError:  # another thread did
                 return
 
-    def _drain(self, options: CallbackOptions) -> list[tuple[PoolMetrics, Ledger]]:
+    def _drain(self, options: CallbackOptions) -> list[tuple[Measured, Ledger]]:
         """
         Record the samples that wait, letting other threads run in between.
 
@@ -137,6 +132,7 @@ class Metrics:
                     if time.monotonic() > until:
                         break
                 pool.record_next()
+            pool.tell_totals()
             ledger = pool.ledger()
             if ledger is not None:
                 living.append((pool, ledger))
@@ -178,74 +174,14 @@ class Metrics:
     def _pending_requests(self, options: CallbackOptions) -> Iterable[Observation]:
         return [Observation(ledger.waiting, pool.attributes) for pool, ledger in self._drain(options)]
 
-    def _rejections(self, options: CallbackOptions) -> Iterable[Observation]:
-        return [
-            Observation(count, {**pool.attributes, names.REASON: str(reason)})
-            for pool, ledger in self._drain(options)
-            for reason, count in ledger.rejected.items()
-            if count
-        ]
-
-    def _would_reject(self, options: CallbackOptions) -> Iterable[Observation]:
-        return [Observation(ledger.would_reject, pool.attributes) for pool, ledger in self._drain(options)]
-
-
-class PoolMetrics:
-    """
-    The metrics of one engine's pool, through all its generations.
-
-    It keeps the samples alive, and not the ledger: what an engine measured is reported although it was collected.
-    """
-
-    __slots__ = ("_metrics", "attributes", "idle", "ledger", "samples", "used")
-
-    def __init__(self, metrics: Metrics, ledger: Ledger, name: str) -> None:
-        self._metrics = metrics
-        self.ledger = weakref.ref(ledger)
-        self.samples = ledger.samples
-        self.attributes = {names.POOL_NAME: name}
-        self.idle = {**self.attributes, names.STATE: names.IDLE}
-        self.used = {**self.attributes, names.STATE: names.USED}
-
-    def record_next(self) -> None:
-        """Record the oldest sample; if another thread was faster, nothing."""
-        samples, metrics, attributes = self.samples, self._metrics, self.attributes
-        try:
-            waited, held = samples.popleft()
-        except IndexError:
-            return
-        metrics.wait_time.record(waited, attributes, *metrics.nowhere)
-        metrics.use_time.record(held, attributes, *metrics.nowhere)
-
-    def spill(self, samples: deque[tuple[float, float]]) -> None:
-        """
-        Record the oldest sample on behalf of a checkout, which must not fail for it; without an SDK, forget the oldest ones.
-
-        Never to be called by the garbage collector: it may run inside an SDK, which holds a lock.
-        """
-        metrics, attributes = self._metrics, self.attributes
-        try:
-            if _nobody_measures(metrics.wait_time):
-                for _ in range(_SPILLED):
-                    samples.popleft()
-                return
-            waited, held = samples.popleft()
-            metrics.wait_time.record(waited, attributes, *metrics.nowhere)
-            metrics.use_time.record(held, attributes, *metrics.nowhere)
-        except IndexError:  # another thread was faster
-            return
-        except Exception:  # noqa: BLE001 - whatever it is, the checkout goes on
-            if not metrics.failed:
-                metrics.failed = True
-                _log.exception("a sample of %r could not be recorded; further failures are not logged", attributes)
-
-    def created(self, seconds: float) -> None:
-        """Record how long it took to open a connection."""
-        self._metrics.create_time.record(seconds, self.attributes)
-
-    def timed_out(self) -> None:
-        """Count a request that timed out."""
-        self._metrics.timeouts.add(1, self.attributes)
+    def _breaker_state(self, options: CallbackOptions) -> Iterable[Observation]:
+        found = []
+        for pool, ledger in self._drain(options):
+            breakers = [slots.breaker for slots in _current(ledger) if slots.breaker.opens]
+            for state in BreakerState if breakers else ():
+                number = sum(breaker.state is state for breaker in breakers)
+                found.append(Observation(number, {**pool.attributes, names.BREAKER: str(state)}))
+        return found
 
 
 def _current(ledger: Ledger) -> list[Slots[Any]]:
@@ -257,34 +193,9 @@ def _current(ledger: Ledger) -> list[Slots[Any]]:
     return [slots for slots in ledger.pools() if not slots.retired]
 
 
-def _nobody_measures(histogram: Histogram) -> bool:
-    """Tell whether an instrument stands for one that an SDK, which is not there yet, would make."""
-    return getattr(histogram, "_real_instrument", histogram) is None
-
-
-def _histogram(meter: Meter, instrument: names.Instrument) -> Histogram:
-    """Make a histogram of seconds; a meter of an older API than 1.30 takes no advice about buckets."""
-    try:
-        return meter.create_histogram(*instrument, explicit_bucket_boundaries_advisory=names.SECONDS_BUCKETS)
-    except TypeError:
-        return meter.create_histogram(*instrument)
-
-
-def _no_context(histogram: Histogram) -> tuple[Any, ...]:
-    """
-    Tell how to record a sample later, in a context that is not its own.
-
-    Without one it would become an exemplar for whatever trace is current then.
-    A context that is quite empty will not do: an SDK takes it for none.
-    Before API 1.30 `record` takes no context, and makes no exemplars.
-    """
-    takes_context = "context" in inspect.signature(histogram.record).parameters
-    return (set_span_in_context(INVALID_SPAN, Context()),) if takes_context else ()
-
-
 def _forked() -> None:
     for metrics in _every:
-        metrics.forget_samples()
+        metrics.forget()
 
 
 if hasattr(os, "register_at_fork"):

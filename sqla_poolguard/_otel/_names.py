@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 __all__ = [
+    "BREAKER_STATE",
     "CONNECTION_COUNT",
     "CONNECTION_CREATE_TIME",
     "CONNECTION_IDLE_MAX",
@@ -19,6 +20,8 @@ __all__ = [
     "CONNECTION_TIMEOUTS",
     "CONNECTION_USE_TIME",
     "CONNECTION_WAIT_TIME",
+    "FOREIGN_AWAIT_TIME",
+    "LEAKS",
     "REJECTIONS",
     "SCHEMA_URL",
     "SCOPE",
@@ -80,6 +83,14 @@ CONNECTION_WAIT_TIME: Final = Instrument(
 CONNECTION_USE_TIME: Final = Instrument(
     "db.client.connection.use_time", "s", "The time between borrowing a connection and returning it to the pool."
 )
+FOREIGN_AWAIT_TIME: Final = Instrument(
+    "poolguard.connection.foreign_await_time",
+    "s",
+    "The connection-seconds for which connections were idle while their holders awaited something else than the database; sampled.",
+)
+LEAKS: Final = Instrument(
+    "poolguard.leaks", "{connection}", "The number of connections that were not given back, by `poolguard.kind`."
+)
 REJECTIONS: Final = Instrument(
     "poolguard.rejections", "{request}", "The number of requests that got no connection, by `poolguard.reason`."
 )
@@ -87,6 +98,9 @@ WOULD_REJECT: Final = Instrument(
     "poolguard.would_reject",
     "{request}",
     "The number of requests that `fail_fast=True` would have turned away, while it only observes.",
+)
+BREAKER_STATE: Final = Instrument(
+    "poolguard.breaker.state", "{breaker}", "1 for the state in which the breaker on connecting is, by `poolguard.state`, else 0."
 )
 
 SPANS_SUPPRESSED: Final = Instrument(
@@ -128,6 +142,10 @@ REMEDY: Final = "poolguard.verdict.remedy"
 """What helps most surely."""
 DATABASE_ERROR: Final = "poolguard.database_error"
 """The type of the last error of connecting, while the database cannot be reached."""
+KIND: Final = "poolguard.kind"
+"""How a leak was noticed, as in `LeakKind`."""
+BREAKER: Final = "poolguard.state"
+"""What a breaker lets requests do, as in `BreakerState`."""
 HOLDER_SITE: Final = "poolguard.holder.site"
 """Which line held, or holds the longest, as `file:line in function`."""
 HOLDER_HELD: Final = "poolguard.holder.held"

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
+    from sqla_poolguard._ledger import Totals
+
 __all__ = ["EACH_SECOND", "Quota"]
 
 EACH_SECOND: Final = 20
@@ -31,12 +33,17 @@ class Quota:
     The lines beyond a thousand share one. Threads may let one too many through, and count one too few; nothing breaks by it.
     """
 
-    __slots__ = ("_lines", "suppressed")
+    __slots__ = ("_lines", "_totals")
 
-    def __init__(self) -> None:
+    def __init__(self, totals: Totals) -> None:
+        """
+        Begin with nothing drawn.
+
+        Args:
+            totals: counts what was suppressed.
+        """
         self._lines: dict[Hashable, _Line] = {}
-        self.suppressed = 0
-        """Total of what was not drawn."""
+        self._totals = totals
 
     def take(self, key: Hashable, now: float) -> int | None:
         """
@@ -56,8 +63,12 @@ class Quota:
             line.begun, line.count = now, 0
         if line.count >= EACH_SECOND:
             line.suppressed += 1
-            self.suppressed += 1
+            self._totals.spans_suppressed += 1
             return None
         line.count += 1
         suppressed, line.suppressed = line.suppressed, 0
         return suppressed
+
+    def forget(self) -> None:
+        """Begin anew, in a forked child."""
+        self._lines.clear()

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from sqla_poolguard._course import Course, Giver
     from sqla_poolguard._facts import Rejection, Site, Wait
+    from sqla_poolguard._ledger import Totals
     from sqla_poolguard._otel._spot import Spot
     from sqla_poolguard._tracing import Blockers, Hold
 
@@ -63,9 +64,9 @@ class Spans:
         self.tracer = tracer
         self.worth_seeing = worth_seeing
 
-    def of_pool(self) -> PoolSpans:
-        """Give what draws for one pool."""
-        return PoolSpans(self)
+    def of_pool(self, totals: Totals) -> PoolSpans:
+        """Give what draws for one pool, and counts there what it does not draw."""
+        return PoolSpans(self, totals)
 
 
 class PoolSpans(Tracing):
@@ -79,18 +80,13 @@ class PoolSpans(Tracing):
 
     __slots__ = ("_failed", "_kept", "_quota", "_spans", "worth_seeing")
 
-    def __init__(self, spans: Spans) -> None:
+    def __init__(self, spans: Spans, totals: Totals) -> None:
         self._spans = spans
         self.worth_seeing = spans.worth_seeing
-        self._quota = Quota()
+        self._quota = Quota(totals)
         self._kept: deque[tuple[Hold, float, int]] = deque(maxlen=_KEPT)
         """What is still to be drawn: (hold, its end on the pool's clock, likewise in nanoseconds of the wall clock)."""
         self._failed = False
-
-    @property
-    def suppressed(self) -> int:
-        """Total of the spans and events that were not drawn."""
-        return self._quota.suppressed
 
     def here(self) -> Spot | None:
         """Tell where in a trace the running code is; None if that is not recorded."""
@@ -132,7 +128,7 @@ class PoolSpans(Tracing):
     def forget(self) -> None:
         """Begin anew, in a forked child."""
         self._kept.clear()
-        self._quota = Quota()
+        self._quota.forget()
 
     def _quietly(self, draw: Callable[..., Any], *arguments: Any) -> Any:
         """Draw, and break nothing by it, nor fill the log."""

@@ -9,6 +9,7 @@ from opentelemetry.context import Context as TraceContext
 from opentelemetry.trace import NonRecordingSpan, format_span_id, format_trace_id, get_current_span, set_span_in_context
 
 from sqla_poolguard._awaits import task_context
+from sqla_poolguard._callsite import this_task
 
 if TYPE_CHECKING:
     from asyncio import Task
@@ -60,7 +61,9 @@ def here() -> Spot | None:
 def spot_of(task: Task[Any] | None) -> Spot | None:
     """Tell where a task is; None if that is not recorded, or cannot be told."""
     context = task_context(task) if task is not None else None
-    return _spot(_span_in(context)) if context is not None else None
+    if context is not None:
+        return _spot(_span_in(context))
+    return here() if task is not None and task is this_task() else None  # before Python 3.12 a running task does not tell
 
 
 def trace_id_in(context: Context) -> str | None:

@@ -15,6 +15,7 @@ from sqla_poolguard._otel._metrics import Metrics
 from sqla_poolguard._otel._spans import Spans
 
 POOL = "db.client.connection.pool.name"
+BY = ("db.client.connection.state", "poolguard.reason", "poolguard.kind", "poolguard.state")
 DELTA = dict.fromkeys((Counter, Histogram), AggregationTemporality.DELTA)
 
 
@@ -33,12 +34,12 @@ class Reader(InMemoryMetricReader):
         return {m.name: m for r in resources for scope in r.scope_metrics for m in scope.metrics}
 
     def points(self, pool=None):
-        """Collect, and give every data point by short name, with the state or the reason if there is one, of one pool."""
+        """Collect, and give every data point by short name, with the state, reason or kind if there is one, of one pool."""
         found = {}
         for name, metric in self.metrics().items():
             for point in metric.data.data_points:
                 if pool in (None, point.attributes[POOL]):
-                    state = point.attributes.get("db.client.connection.state") or point.attributes.get("poolguard.reason")
+                    state = next((point.attributes[by] for by in BY if by in point.attributes), None)
                     short = name.removeprefix("db.client.connection.")
                     key = f"{short} {state}" if state else short
                     assert key not in found, "one pool, one series"

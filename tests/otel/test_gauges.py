@@ -8,10 +8,13 @@ import types
 
 import pytest
 from doubles.driver import FakeDriver, Gate
-from doubles.pools import all_out, engine, ledger_of, pool_of, queue_up
+from doubles.pools import all_out, breaker_of, engine, ledger_of, pool_of, queue_up
 from doubles.virtual import turns
 
-from sqla_poolguard import Guard
+from sqla_poolguard import DatabaseUnavailable, Guard
+from sqla_poolguard._connects import BreakerState
+from sqla_poolguard._facts import Reason
+from sqla_poolguard._finding import LeakKind
 from sqla_poolguard._ledger import Ledger
 from sqla_poolguard._otel import observe
 from sqla_poolguard._slots import Slots
@@ -20,9 +23,9 @@ LEAK = "ignore:The garbage collector is trying to clean up:sqlalchemy.exc.SAWarn
 
 
 def gauges(sdk, pool=None):
-    """Collect, without the histograms, and without what the conventions have no name for."""
+    """Collect, without the histograms and counters, and without what the conventions have no name for."""
     found = sdk.values(pool).items()
-    return {key: value for key, value in found if not isinstance(value, tuple) and not key.startswith("poolguard.")}
+    return {key: value for key, value in found if not isinstance(value, tuple) and not key.startswith(("poolguard.", "timeouts"))}
 
 
 async def test_gauges_of_a_busy_pool(sdk):
@@ -50,14 +53,72 @@ async def test_unused_engine_is_seen(sdk):
 
 
 async def test_refusals_are_counted_by_reason(sdk):
-    """Every reason that has occurred, and what `fail_fast=True` would have refused, are as the ledger has them."""
+    """Every reason, be it that it has not occurred yet, and what `fail_fast=True` would have refused, are as the ledger has them."""
     db = engine(pool_size=1, max_overflow=0, pool_timeout=1, guard=Guard(max_waiting=1))
     async with all_out(db, 1):
         await asyncio.gather(*await queue_up(db, [], "a", "b"), return_exceptions=True)
-    found = {key: value for key, value in sdk.values().items() if key.startswith("poolguard.")}
-    assert found == {"poolguard.rejections queue_full": 1, "poolguard.rejections timeout": 1, "poolguard.would_reject": 0}
-    ledger_of(db).would_reject = 3
+    found = sdk.values()
+    assert {reason: found[f"poolguard.rejections {reason}"] for reason in Reason} == ledger_of(db).rejected
+    assert {reason for reason, count in ledger_of(db).rejected.items() if count} == {Reason.QUEUE_FULL, Reason.TIMEOUT}
+    assert found["poolguard.would_reject"] == 0
+    ledger_of(db).totals.would_reject = 3
     assert sdk.values()["poolguard.would_reject"] == 3
+
+
+@pytest.mark.filterwarnings(LEAK)
+async def test_leaks_are_counted_by_kind(sdk):
+    """Each kind is there from the beginning; a connection that the garbage collector found is counted once."""
+    db = engine()
+    kinds = [f"poolguard.leaks {kind}" for kind in LeakKind]
+    assert [sdk.values()[kind] for kind in kinds] == [0, 0, 0]
+    leaked = await db.connect()
+    del leaked
+    gc.collect()
+    await turns()
+    found = sdk.values()
+    assert {kind: found[kind] for kind in kinds} == {
+        "poolguard.leaks garbage_collected": 1,
+        "poolguard.leaks orphaned": 0,
+        "poolguard.leaks reclaimed": 0,
+    }
+
+
+class Down(FakeDriver):
+    """A server that is down, until it is not."""
+
+    is_up = False
+
+    def open(self):
+        """Refuse."""
+        if not self.is_up:
+            raise ConnectionRefusedError
+        return super().open()
+
+
+async def test_state_of_the_breaker(sdk):
+    """The state in which the breaker is has 1, and the others 0; and so it is again when the database is back."""
+    driver = Down()
+    db = engine(driver, guard=Guard(max_wait=0.5))
+    states = [f"poolguard.breaker.state {state}" for state in BreakerState]
+
+    def seen():
+        values = sdk.values()
+        return {state.rpartition(" ")[2] for state in states if values[state] == 1}, sum(values[state] for state in states)
+
+    assert seen() == ({"closed"}, 1)
+    with pytest.raises(DatabaseUnavailable):
+        await db.connect()
+    assert seen() == ({str(breaker_of(db).state)}, 1)
+    assert breaker_of(db).state is not BreakerState.CLOSED
+    driver.is_up = True
+    await asyncio.sleep(5)
+    assert seen() == ({"closed"}, 1)
+
+
+async def test_without_a_breaker_there_is_no_state(sdk):
+    """A pool whose breaker never opens does not claim that all is well."""
+    engine(guard=Guard(breaker=False))
+    assert [key for key in sdk.values() if "breaker" in key] == []
 
 
 @pytest.mark.parametrize(
@@ -151,6 +212,26 @@ async def test_collected_engine_has_no_gauges(sdk):
     del db
     gc.collect()
     assert gauges(sdk, "passing") == {}
+
+
+@pytest.mark.filterwarnings(LEAK)
+async def test_collected_engine_has_told_its_totals(cumulative_and_delta):
+    """What was counted after the last export, and before the engine was collected, reaches every reader."""
+    cumulative, delta = cumulative_and_delta.readers
+    db = engine(pool_size=1, max_overflow=0, pool_timeout=1, guard=Guard(name="passing"))
+    name = pool_of(db).name
+    async with all_out(db, 1):
+        await asyncio.gather(*await queue_up(db, [], "in vain"), return_exceptions=True)
+    leaked = await db.connect()
+    await db.dispose()
+    del leaked, db
+    gc.collect()
+    await turns()
+    gc.collect()
+    for reader in (cumulative, delta):
+        found = reader.values(name)
+        assert "count used" not in found
+        assert (found["timeouts"], found["poolguard.rejections timeout"], found["poolguard.leaks garbage_collected"]) == (1, 1, 1)
 
 
 async def test_gauges_are_the_truth_of_the_server(sdk):

@@ -7,13 +7,14 @@ import gc
 import threading
 
 import pytest
-from doubles.pools import Recorder, at_rest, engine, pool_of
+from doubles.pools import Recorder, at_rest, engine, ledger_of, pool_of
 from doubles.virtual import turns
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import StatusCode, use_span
 
 from sqla_poolguard import Guard
+from sqla_poolguard._ledger import Totals
 from sqla_poolguard._otel._quota import EACH_SECOND, Quota
 
 SECOND = 1_000_000_000
@@ -196,7 +197,7 @@ async def test_two_pools(sdk):
 async def test_no_flood(sdk):
     """Of many waits at one line within a second some are drawn, the others counted, which the next span tells; another line has its own share."""
     db = engine(pool_size=1, max_overflow=0)
-    tracing = pool_of(db)._watch.reporter.tracing
+    totals = ledger_of(db).totals
 
     async def request():
         await (await db.connect()).close()
@@ -210,8 +211,9 @@ async def test_no_flood(sdk):
             await asyncio.sleep(1)
         await asyncio.gather(*crowd)
         assert len(sdk.acquired()) == EACH_SECOND + 1
-        suppressed = tracing.suppressed
+        suppressed = totals.spans_suppressed
         assert suppressed >= 15
+        assert sdk.values()["poolguard.spans_suppressed"] == suppressed
         assert "suppressed" not in short(sdk.acquired()[-1])
         await asyncio.sleep(1)
         async with db.connect():
@@ -219,21 +221,22 @@ async def test_no_flood(sdk):
             await asyncio.sleep(1)
         await late
     assert short(sdk.acquired()[-1])["suppressed"] == 15
-    assert tracing.suppressed == suppressed
+    assert totals.spans_suppressed == suppressed
 
 
 def test_quota_is_bounded():
     """Lines beyond a thousand share one quota, and no more is kept of them."""
-    quota = Quota()
+    totals = Totals()
+    quota = Quota(totals)
     assert [quota.take(line, 0.0) for line in range(1000)] == [0] * 1000
     taken = [quota.take(line, 0.0) for line in range(1000, 3000)]
     assert len([count for count in taken if count is not None]) == EACH_SECOND
-    assert quota.suppressed == 2000 - EACH_SECOND
+    assert totals.spans_suppressed == 2000 - EACH_SECOND
     assert len(quota._lines) <= 1001
     assert quota.take(5000, 1.0) == 2000 - EACH_SECOND
 
 
-async def test_provider_that_comes_later(sdk):
+async def test_parent_of_another_provider(sdk):
     """A parent of whichever provider will do; what is drawn goes to the pool's own."""
     own = TracerProvider(shutdown_on_exit=False)
     db = engine(guard=Guard(hold_warning=1, tracer_provider=sdk.tracer_provider))

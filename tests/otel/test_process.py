@@ -125,11 +125,12 @@ def test_many_engines_make_one_set_of_instruments():
             await checkouts(db, 1)
             await db.dispose()
         (scope,) = reader.get_metrics_data().resource_metrics[0].scope_metrics
-        print(sorted({metric.name.removeprefix("db.client.connection.") for metric in scope.metrics}))
+        names = {metric.name.removeprefix("db.client.connection.").removeprefix("poolguard.") for metric in scope.metrics}
+        print(sorted(names))
         print(len({p.attributes["db.client.connection.pool.name"] for m in scope.metrics for p in m.data.data_points}))
     asyncio.run(main())
     """)
     assert lines == [
-        "['count', 'create_time', 'idle.max', 'idle.min', 'max', 'pending_requests', 'poolguard.would_reject', 'use_time', 'wait_time']",
+        "['breaker.state', 'count', 'create_time', 'idle.max', 'idle.min', 'leaks', 'max', 'pending_requests', 'rejections', 'spans_suppressed', 'timeouts', 'use_time', 'wait_time', 'would_reject']",
         "20",
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 
 import pytest
 from doubles.driver import FakeDriver, Gate
@@ -11,10 +12,12 @@ from doubles.pools import all_out, engine, ledger_of, queue_up
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult, PeriodicExportingMetricReader
 
-from sqla_poolguard import CheckoutTimeout, Guard
+from sqla_poolguard import CheckoutRejected, CheckoutTimeout, Guard
+from sqla_poolguard._facts import Reason
 from sqla_poolguard._ledger import Ledger
-from sqla_poolguard._otel import _metrics
+from sqla_poolguard._otel import _measured, _metrics, _total
 from sqla_poolguard._otel._names import SECONDS_BUCKETS
+from sqla_poolguard._otel._total import Total
 
 
 async def checkouts(db, count):
@@ -89,7 +92,8 @@ async def test_collected_engine_leaves_its_samples(sdk):
     await db.dispose()
     del db
     gc.collect()
-    assert sdk.values("passing") == {"create_time": (1, pytest.approx(0, abs=1)), "wait_time": (3, 0.0), "use_time": (3, 0.0)}
+    found = {key: value for key, value in sdk.values("passing").items() if isinstance(value, tuple)}
+    assert found == {"create_time": (1, pytest.approx(0, abs=1)), "wait_time": (3, 0.0), "use_time": (3, 0.0)}
     assert sdk.metrics._pools == []
 
 
@@ -137,6 +141,119 @@ async def test_late_sample_is_no_exemplar_for_another_trace(sdk):
         points = sdk.readers[0].points()
     assert points["use_time"].exemplars == []
     assert points["wait_time"].exemplars == []
+
+
+async def test_long_wait_is_an_exemplar_for_its_trace(sdk):
+    """Who waits long finds the trace at the histogram, already while it holds; its wait is counted once, and all others too."""
+    db = engine(pool_size=1, max_overflow=0)
+
+    async def request():
+        with sdk.tracer.start_as_current_span("request") as span:
+            async with db.connect():
+                await asyncio.sleep(1)
+        return span.get_span_context().trace_id
+
+    tasks = [asyncio.create_task(request()) for _ in range(3)]
+    await asyncio.sleep(1.5)  # one has it at once, one has waited, one waits
+    points = sdk.readers[0].points()
+    assert (points["wait_time"].count, points["wait_time"].sum) == (2, 1.0)
+    assert points["use_time"].count == 1
+    early = [e.trace_id for e in points["wait_time"].exemplars]
+    traces = [await task for task in tasks]
+    assert early == [traces[1]]
+    points = sdk.readers[0].points()
+    assert (points["wait_time"].count, points["wait_time"].sum) == (3, 3.0)
+    assert (points["use_time"].count, points["use_time"].sum) == (3, 3.0)
+    assert {(e.trace_id, e.value) for e in points["wait_time"].exemplars} <= {(traces[1], 1.0), (traces[2], 2.0)}
+    assert traces[2] in {e.trace_id for e in points["wait_time"].exemplars}
+    assert points["use_time"].exemplars == []
+
+
+async def test_equal_long_waits_are_counted_once_each(sdk):
+    """Waits that took equally long, to the last digit, are as many as there were."""
+    db = engine(FakeDriver(connect=Gate.SLOW), guard=Guard(connect_limit=None))
+    async with all_out(db, 2):
+        assert sdk.values()["wait_time"] == (2, 0.5)
+    await checkouts(db, 2)
+    assert sdk.values()["wait_time"] == (4, 0.5)
+    assert sdk.values()["use_time"][0] == 4
+
+
+async def test_long_wait_before_there_is_an_sdk_is_recorded_later(sdk, monkeypatch):
+    """While nobody measures, a long wait is left to the buffer, as any other."""
+    db = engine(FakeDriver(connect=Gate.SLOW))
+    with monkeypatch.context() as patch:
+        patch.setattr(_measured, "nobody_measures", lambda _: True)
+        await checkouts(db, 1)
+    assert sdk.values()["wait_time"] == (1, 0.25)
+
+
+@pytest.mark.parametrize("metric", ["timeouts", "poolguard.rejections timeout"])
+async def test_rejection_before_there_is_an_sdk_is_counted_later(sdk, monkeypatch, metric):
+    """So is what was counted before: the figure of the ledger is caught up with."""
+    db = engine(pool_size=1, max_overflow=0, pool_timeout=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(_total, "nobody_measures", lambda _: True)
+        async with all_out(db, 1):
+            await asyncio.gather(*await queue_up(db, [], "a", "b"), return_exceptions=True)
+    assert sdk.values()[metric] == 2
+    assert sdk.values()[metric] == 2
+
+
+async def test_rejection_is_an_exemplar_for_its_trace(sdk):
+    """Who is turned away at once finds its trace at the counter, and who is not traced leaves none."""
+    db = engine(pool_size=1, max_overflow=0, guard=Guard(max_waiting=0))
+    async with all_out(db, 1):
+        with pytest.raises(CheckoutRejected):
+            await db.connect()
+        with sdk.tracer.start_as_current_span("request") as span, pytest.raises(CheckoutRejected):
+            await db.connect()
+    point = sdk.readers[0].points()["poolguard.rejections queue_full"]
+    assert point.value == 2
+    assert [(e.trace_id, e.value) for e in point.exemplars] == [(span.get_span_context().trace_id, 1)]
+
+
+async def test_total_that_could_not_be_told_is_told_later(sdk, monkeypatch, caplog):
+    """A counter that raises breaks no refusal, and is told again at the next export."""
+    db = engine(pool_size=1, max_overflow=0, guard=Guard(max_waiting=0))
+    sdk.values()
+    for pool in sdk.metrics._pools:
+        total = pool._rejections[Reason.QUEUE_FULL]
+        with monkeypatch.context() as patch:
+            patch.setattr(total, "_counter", Broken())
+            async with all_out(db, 1):
+                with pytest.raises(CheckoutRejected):
+                    await db.connect()
+    assert [record.exc_info[0] for record in caplog.records] == [ZeroDivisionError]
+    assert sdk.values()["poolguard.rejections queue_full"] == 1
+
+
+def test_two_threads_tell_a_total_once(sdk):
+    """However many tell what is new, at the same time, it is told once."""
+    counter, figure = Noting(), [0]
+    total = Total(counter, lambda: figure[0], {})
+    stop = threading.Event()
+    threads = [threading.Thread(target=lambda: [total.tell() for _ in iter(stop.is_set, True)]) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for number in range(1, 2001):
+        figure[0] = number
+        total.tell()
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert sum(counter.noted) == 2000
+
+
+class Noting:
+    """A counter that notes what it is told."""
+
+    def __init__(self):
+        self.noted = []
+
+    def add(self, amount, *_, **__):
+        """Note."""
+        self.noted.append(amount)
 
 
 async def test_timeout_and_connect_are_exemplars_for_their_trace(sdk):
@@ -190,6 +307,8 @@ class Broken:
     def record(self, *_, **__):
         """Raise."""
         raise ZeroDivisionError
+
+    add = record
 
 
 async def test_failing_sdk_breaks_no_checkout(sdk, caplog, monkeypatch):

@@ -1,23 +1,151 @@
-"""After a storm of everything that can happen, two readers tell what the ledger tells, to the last digit."""
+"""After a storm of everything that can happen, whoever exports, however often and in whatever form, tells what the ledger tells."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import math
 import random
+import threading
 
 import pytest
 from doubles.driver import FakeDriver, Gate
 from doubles.pools import engine, ledger_of, pool_of
-from doubles.virtual import turns
+from doubles.virtual import turns, virtual_time
+from opentelemetry.sdk.metrics import Counter, Histogram, MeterProvider
+from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
+    InMemoryMetricReader,
+    MetricExporter,
+    MetricExportResult,
+    PeriodicExportingMetricReader,
+)
 from sqlalchemy.exc import DBAPIError
 
-from sqla_poolguard import CheckoutError, Guard, Observer, _ledger
+from sqla_poolguard import CheckoutError, Guard, Observer, _ledger, _urgency, deadline
 from sqla_poolguard._facts import Ending, Reason
+from sqla_poolguard._otel._spans import WORTH_SEEING
+from sqla_poolguard._reclaim import reclaim
 
-CHECKOUTS = 3000
-REFUSALS = {Reason.TIMEOUT, Reason.CANCELLED, Reason.CONNECT_FAILED}
+from .conftest import BY, POOL
+
+CHECKOUTS = 1500
+REFUSALS = {Reason.TIMEOUT, Reason.CANCELLED, Reason.CONNECT_FAILED, Reason.QUEUE_FULL, Reason.DEADLINE}
+CUMULATIVE, DELTA = AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA
+
+
+class Heard:
+    """What one reader has told so far: sums of what is new, or the latest totals."""
+
+    def __init__(self, temporality):
+        self.temporality = temporality
+        self.preferred = dict.fromkeys((Counter, Histogram), temporality)
+        self._lock = threading.Lock()
+        self._points = {}
+
+    def take(self, data):
+        """Take what was collected."""
+        with self._lock:
+            for metric in [m for r in data.resource_metrics for scope in r.scope_metrics for m in scope.metrics] if data else ():
+                for point in metric.data.data_points:
+                    self._point(metric, point)
+
+    def _point(self, metric, point):
+        by = next((f" {point.attributes[by]}" for by in BY if by in point.attributes), "")
+        key = point.attributes[POOL], metric.name.removeprefix("db.client.connection.") + by
+        value = (point.count, point.sum) if hasattr(point, "count") else (point.value,)
+        at, before = self._points.get(key, (0, (0,) * len(value)))
+        if getattr(metric.data, "aggregation_temporality", None) is DELTA:
+            assert self.temporality is DELTA
+            value = tuple(map(sum, zip(before, value, strict=True)))
+        elif point.time_unix_nano < at:  # what was collected earlier may be exported later
+            return
+        self._points[key] = point.time_unix_nano, value
+
+    def values(self, pool):
+        """Give the figures of one pool."""
+        return {name: value if len(value) > 1 else value[0] for (of, name), (_, value) in self._points.items() if of == pool}
+
+
+class Manual:
+    """A reader that collects when it is told to, in the thread that tells it."""
+
+    def __init__(self, temporality):
+        self.heard = Heard(temporality)
+        self.reader = InMemoryMetricReader(preferred_temporality=self.heard.preferred)
+
+    def collect(self):
+        """Collect."""
+        self.heard.take(self.reader.get_metrics_data())
+
+    def pause(self):
+        """Do nothing: it does nothing by itself."""
+
+    go_on = pause
+
+
+class Concurrent(Manual):
+    """One that collects all the time, in a thread of its own."""
+
+    def __init__(self, temporality):
+        super().__init__(temporality)
+        self.go_on()
+
+    def go_on(self):
+        """Begin to collect."""
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self):
+        while not self._stop.wait(0.001):
+            self.collect()
+
+    def pause(self):
+        """Stop, for now."""
+        self._stop.set()
+        self._thread.join()
+
+
+class Exporter(MetricExporter):
+    """Hands on what it gets."""
+
+    def __init__(self, heard):
+        super().__init__(preferred_temporality=heard.preferred)
+        self.heard = heard
+
+    def export(self, metrics_data, timeout_millis=10_000, **_):
+        """Hand it on."""
+        self.heard.take(metrics_data)
+        return MetricExportResult.SUCCESS
+
+    def force_flush(self, timeout_millis=10_000):
+        """Do nothing."""
+        return True
+
+    def shutdown(self, timeout_millis=30_000, **_):
+        """Do nothing."""
+
+
+class Periodic(Manual):
+    """The SDK's own periodic reader, which exports every few milliseconds."""
+
+    def __init__(self, temporality):
+        self.heard = Heard(temporality)
+        self.reader = PeriodicExportingMetricReader(Exporter(self.heard), export_interval_millis=5)
+
+    def collect(self):
+        """Collect and export now."""
+        self.reader.force_flush()
+
+
+CREWS = {
+    "manual": (Manual,),
+    "periodic": (Periodic,),
+    "two concurrent": (Concurrent, Concurrent),
+    "periodic and manual": (Periodic, Manual),
+}
 
 
 class Truth(Observer):
@@ -38,82 +166,98 @@ class Truth(Observer):
 
 async def one(db, driver, chance):
     """Check out once, and end it somehow."""
-    await asyncio.sleep(chance.uniform(0, 60))
+    await asyncio.sleep(chance.uniform(0, 30))
     if chance.random() < 0.1:
         asyncio.get_running_loop().call_later(chance.uniform(0, 0.5), asyncio.current_task().cancel)
     driver.connect = chance.choices([Gate.OK, Gate.SLOW, Gate.ERROR], [6, 3, 1])[0]
     try:
-        connection = await db.connect()
+        with deadline(chance.choice([0.15, 100])):
+            connection = await db.connect()
     except (CheckoutError, DBAPIError, OSError):
         return
-    ending = chance.choices(["close", "invalidate", "detach", "leak"], [20, 1, 1, 1])[0]
+    ending = chance.choices([*Ending], [20, 1, 1, 1, 1])[0]
     try:
-        await asyncio.sleep(chance.expovariate(10))
+        await asyncio.sleep(chance.expovariate(6))
     except asyncio.CancelledError:
-        ending = "close"
-    if ending == "leak":
+        ending = Ending.CHECKED_IN
+    if ending is Ending.LEAKED:
         return
-    if ending == "invalidate":
+    if ending is Ending.INVALIDATED:
         await connection.invalidate()
-    if ending == "detach":
+    if ending is Ending.DETACHED:
         raw = await connection.get_raw_connection()
         raw.driver_connection.outside = True
         raw.detach()
+    if ending is Ending.RECLAIMED:
+        raw = await connection.get_raw_connection()
+        reclaim(raw._connection_record, pool_of(db)._watch.reporter)
     await connection.close()
 
 
-def check(sdk, db, truth, deltas):
-    """Compare both readers with the ledger and with the truth."""
-    cumulative, delta = sdk.readers
+def check(heard, db, truth):
+    """Compare what a reader has heard with the ledger and with the truth."""
     ledger, name = ledger_of(db), pool_of(db).name
-    values = cumulative.values(name)
+    values = heard.values(name)
     ended = sum(ledger.ended.values())
+    early = [lease.waited for lease in ledger.leases() if lease.waited >= WORTH_SEEING]
     for metric, expected in (
-        ("wait_time", truth.waited_sum),
+        ("wait_time", truth.waited_sum + early),
         ("use_time", truth.held_sum),
         ("create_time", truth.created_sum),
     ):
-        assert values[metric] == (len(expected), pytest.approx(math.fsum(expected)))
-    assert values["wait_time"][0] == values["use_time"][0] == ended
-    assert values["create_time"][0] == ledger.opened
-    assert values.get("timeouts", 0) == ledger.rejected[Reason.TIMEOUT]
+        assert values.get(metric, (0, 0)) == (len(expected), pytest.approx(math.fsum(expected)))
+    assert len(truth.held_sum) == ended
+    assert len(truth.created_sum) == ledger.opened
+    assert values["timeouts"] == ledger.rejected[Reason.TIMEOUT]
+    assert {reason: values[f"poolguard.rejections {reason}"] for reason in Reason} == ledger.rejected
+    assert {kind: values[f"poolguard.leaks {kind}"] for kind in ledger.totals.leaks} == ledger.totals.leaks
+    assert values["poolguard.would_reject"] == ledger.would_reject
     assert values["count used"] == len(ledger.leases()) == ledger.granted - ended
     assert values["count idle"] == sum(len(slots.idle) for slots in ledger.pools())
     assert values["pending_requests"] == ledger.waiting
-    for metric, value in delta.values(name).items():
-        if isinstance(value, tuple):
-            deltas[metric] = deltas.get(metric, 0) + value[0]
-        elif metric == "timeouts":
-            deltas[metric] = deltas.get(metric, 0) + value
-    for metric in ("wait_time", "use_time", "create_time", "timeouts"):
-        total = values.get(metric, 0)
-        assert deltas.get(metric, 0) == (total[0] if isinstance(total, tuple) else total)
 
 
 @pytest.mark.filterwarnings("ignore:The garbage collector is trying to clean up:sqlalchemy.exc.SAWarning")
-@pytest.mark.parametrize("seed", range(3))
-async def test_metrics_equal_the_ledger(cumulative_and_delta, monkeypatch, seed):
-    """Counts and sums are those of the ledger, in the middle of the storm and after it, over disposals and spills."""
+@pytest.mark.parametrize("temporality", [CUMULATIVE, DELTA], ids=["cumulative", "delta"])
+@pytest.mark.parametrize("crew", CREWS)
+async def test_metrics_equal_the_ledger(use, monkeypatch, crew, temporality):
+    """Counts and sums are those of the ledger, in the middle of the storm and after it, over disposals, leaks and spills."""
     monkeypatch.setattr(_ledger, "SAMPLES_KEPT", 64)
-    chance = random.Random(seed)
-    truth, deltas, driver = Truth(), {}, FakeDriver(delay=0.3)
-    guard = Guard(name="storm", hold_warning=None, breaker=False, observers=(truth,))
-    db = engine(driver, pool_size=3, max_overflow=3, pool_timeout=0.4, guard=guard)
+    monkeypatch.setattr(_urgency, "clock", virtual_time)
+    readers = [make(temporality) for make in CREWS[crew]]
+    sdk = use(meter_provider=MeterProvider([reader.reader for reader in readers], shutdown_on_exit=False))
+    chance = random.Random(f"{crew} {temporality}")
+    truth, driver = Truth(), FakeDriver(delay=0.3)
+    guard = Guard(name="storm", hold_warning=None, breaker=False, max_waiting=6, observers=(truth,))
+    db = engine(driver, pool_size=3, max_overflow=3, pool_timeout=0.35, guard=guard)
     tasks = [asyncio.create_task(one(db, driver, chance)) for _ in range(CHECKOUTS)]
-    for _ in range(12):
-        await asyncio.sleep(5)
-        if chance.random() < 0.3:
-            await db.dispose()
-        gc.collect()
-        await turns()
-        ledger_of(db).check()
-        check(cumulative_and_delta, db, truth, deltas)
-    await asyncio.gather(*tasks, return_exceptions=True)
+    with contextlib.ExitStack() as stack:
+        for reader in readers:
+            stack.callback(reader.pause)
+        for _ in range(6):
+            await asyncio.sleep(5)
+            if chance.random() < 0.3:
+                await db.dispose()
+            gc.collect()
+            await turns()
+            ledger_of(db).check()
+            for reader in readers:
+                reader.pause()
+                reader.collect()
+                check(reader.heard, db, truth)
+                reader.go_on()
+        await asyncio.gather(*tasks, return_exceptions=True)
     del tasks
     gc.collect()
     await turns()
-    check(cumulative_and_delta, db, truth, deltas)
+    if crew == "periodic":
+        sdk.provider.shutdown()  # its last export is to have all the rest
+    for reader in readers:
+        if crew != "periodic":
+            reader.collect()
+        check(reader.heard, db, truth)
     ledger = ledger_of(db)
     assert ledger.granted == sum(ledger.ended.values()) > CHECKOUTS / 2
-    assert all(ledger.ended[ending] for ending in (Ending.CHECKED_IN, Ending.INVALIDATED, Ending.DETACHED, Ending.LEAKED))
+    assert all(ledger.ended.values()), "every kind of ending has occurred"
+    assert ledger.totals.leaks["garbage_collected"] == ledger.ended[Ending.LEAKED]
     assert {reason for reason, count in ledger.rejected.items() if count} >= REFUSALS

@@ -37,6 +37,7 @@ async def test_reclaim(postgres_url):
         pool._ledger.check()
         assert [finding.kind for finding in stage.findings.all] == [ORPHANED]
         assert snapshot(stage.db).ended["reclaimed"] == 1
+        assert pool._ledger.totals.leaks == {"garbage_collected": 0, "orphaned": 0, "reclaimed": 1}
         with pytest.raises(ConnectionReclaimedError, match="was taken back: the task that had checked it out had finished"):
             await kept[0].execute(ONE)
         await kept[0].close()

@@ -168,5 +168,5 @@ async def test_release_on_a_real_connection(postgres_url, sdk):
     assert acquired.links[0].context.span_id == held.context.span_id
     (event,) = acquired.events
     assert event.name == "poolguard.queue"
-    assert event.timestamp == pytest.approx(acquired.start_time, abs=1e6)
+    assert acquired.start_time <= event.timestamp <= acquired.end_time
     assert [told.name for told in held.events] == ["poolguard.blocked_waiter"]

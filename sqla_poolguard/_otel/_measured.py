@@ -1,0 +1,155 @@
+"""What is measured of one engine's pool: the samples that wait to be recorded, and the totals. It makes no instrument."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from sqla_poolguard._facts import Reason
+from sqla_poolguard._otel import _names as names
+from sqla_poolguard._otel._instruments import nobody_measures
+from sqla_poolguard._otel._total import Total
+
+if TYPE_CHECKING:
+    from collections import deque
+    from collections.abc import Callable
+
+    from opentelemetry.metrics import Counter
+
+    from sqla_poolguard._ledger import Ledger
+    from sqla_poolguard._otel._metrics import Metrics
+
+__all__ = ["Measured"]
+
+_log: Final = logging.getLogger("sqla_poolguard")
+
+_SPILLED: Final = 256
+"""Samples to forget at once while there is no SDK, so that only few checkouts pay for it."""
+
+
+class Measured:
+    """
+    The pool of one engine, through all its generations.
+
+    It keeps the samples and the totals alive, and not the ledger: what an engine measured is reported although it was collected.
+    """
+
+    def __init__(self, metrics: Metrics, ledger: Ledger, name: str) -> None:
+        self._metrics = metrics
+        self.ledger = weakref.ref(ledger)
+        self.samples = ledger.samples
+        self.attributes = {names.POOL_NAME: name}
+        self.idle = {**self.attributes, names.STATE: names.IDLE}
+        self.used = {**self.attributes, names.STATE: names.USED}
+        totals = ledger.totals
+        self._timeouts = self._total(metrics.timeouts, partial(totals.rejected.get, Reason.TIMEOUT))
+        self._rejections = {
+            reason: self._total(metrics.rejections, partial(totals.rejected.get, reason), names.REASON, reason)
+            for reason in totals.rejected
+        }
+        leaks = [self._total(metrics.leaks, partial(totals.leaks.get, kind), names.KIND, kind) for kind in totals.leaks]
+        self._totals = (
+            self._timeouts,
+            *self._rejections.values(),
+            *leaks,
+            self._total(metrics.would_reject, lambda: totals.would_reject),
+            self._total(metrics.spans_suppressed, lambda: totals.spans_suppressed),
+            self._total(metrics.foreign_await_time, lambda: totals.foreign_await),
+        )
+        self._early: dict[float, int] = {}
+        """Wait times that were recorded at once, and how often: of as many samples, only the use time is still to be recorded."""
+        self._early_lock = threading.Lock()
+
+    def _total(
+        self, counter: Counter, read: Callable[[], float | None], name: str | None = None, value: str | None = None
+    ) -> Total:
+        more = {name: str(value)} if name is not None else {}
+        return Total(counter, read, {**self.attributes, **more})
+
+    # at once, in the context of the caller: who looks for an example finds its trace
+
+    def created(self, seconds: float) -> None:
+        """Record how long it took to open a connection."""
+        self._metrics.create_time.record(seconds, self.attributes)
+
+    def waited(self, seconds: float) -> None:
+        """Record a long wait; its sample, which comes when the lease ends, will tell only the use time."""
+        if nobody_measures(self._metrics.wait_time):
+            return
+        self._metrics.wait_time.record(seconds, self.attributes)
+        with self._early_lock:
+            self._early[seconds] = self._early.get(seconds, 0) + 1
+
+    def rejected(self, reason: Reason) -> None:
+        """Count a request that got no connection."""
+        if reason is Reason.TIMEOUT:
+            self._timeouts.tell()
+        self._rejections[reason].tell()
+
+    # later
+
+    def tell_totals(self) -> None:
+        """Count what has not been counted yet."""
+        for total in self._totals:
+            total.tell(*self._metrics.nowhere)
+
+    def record_next(self) -> None:
+        """Record the oldest sample; if another thread was faster, nothing."""
+        samples, metrics, attributes = self.samples, self._metrics, self.attributes
+        try:
+            waited, held = samples.popleft()
+        except IndexError:
+            return
+        if not self._early or not self._was_early(waited):
+            metrics.wait_time.record(waited, attributes, *metrics.nowhere)
+        metrics.use_time.record(held, attributes, *metrics.nowhere)
+
+    def _was_early(self, waited: float) -> bool:
+        """Tell whether a wait time was recorded already; which one of several that are equal does not matter."""
+        with self._early_lock:
+            left = self._early.pop(waited, 0) - 1
+            if left > 0:
+                self._early[waited] = left
+        return left >= 0
+
+    def spill(self, samples: deque[tuple[float, float]]) -> None:
+        """
+        Record the oldest sample on behalf of a checkout, which must not fail for it; without an SDK, forget the oldest ones.
+
+        Never to be called by the garbage collector: it may run inside an SDK, which holds a lock.
+        """
+        try:
+            if nobody_measures(self._metrics.wait_time):
+                for _ in range(_SPILLED):
+                    samples.popleft()
+                return
+            self.record_next()
+        except IndexError:  # another thread was faster
+            return
+        except Exception:  # noqa: BLE001 - whatever it is, the checkout goes on
+            self._failed()
+
+    def wind_up(self, room: int) -> None:
+        """Tell what an engine that was collected has left behind, but for so many samples: those may wait for an exporter."""
+        try:
+            self.tell_totals()
+        except Exception:  # noqa: BLE001 - another engine is being made, which is not to fail for it
+            self._failed()
+        while len(self.samples) > room:
+            self.spill(self.samples)
+
+    def _failed(self) -> None:
+        if not self._metrics.failed:
+            self._metrics.failed = True
+            _log.exception("a measurement of %r could not be recorded; further failures are not logged", self.attributes)
+
+    def forget(self) -> None:
+        """Forget what has not been recorded yet: in a forked child, where the parent records it."""
+        self.samples.clear()
+        self._early_lock = threading.Lock()
+        self._early.clear()
+        for total in self._totals:
+            total.forget()
