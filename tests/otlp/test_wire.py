@@ -25,6 +25,7 @@ from sqla_poolguard._version import own_version
 
 HTTP, GRPC = "http/protobuf", "grpc"
 POOL, STATE = "db.client.connection.pool.name", "db.client.connection.state"
+BY = (STATE, "poolguard.reason", "poolguard.kind", "poolguard.state")
 CUMULATIVE, DELTA = (getattr(metrics_pb2, f"AGGREGATION_TEMPORALITY_{name}") for name in ("CUMULATIVE", "DELTA"))
 BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10)
 CLOCKS = 50_000_000
@@ -44,6 +45,10 @@ METRICS = [
     *((f"db.client.connection.{name}", "s", "histogram") for name in ("create_time", "wait_time", "use_time")),
     ("poolguard.rejections", "{request}", "counter"),
     ("poolguard.would_reject", "{request}", "counter"),
+    ("poolguard.leaks", "{connection}", "counter"),
+    ("poolguard.connection.foreign_await_time", "s", "counter"),
+    ("poolguard.spans_suppressed", "{span}", "counter"),
+    ("poolguard.breaker.state", "{breaker}", "gauge"),
 ]
 """Name, unit, kind; a gauge is an up-down counter, a sum that is not monotonic."""
 
@@ -249,30 +254,50 @@ def test_metric(wire, protocol, temporality, name, unit, kind):
     else:
         assert metric.sum.is_monotonic == (kind == "counter")
         assert metric.sum.aggregation_temporality == (temporality if kind == "counter" else CUMULATIVE)
-        assert all(point.WhichOneof("value") == "as_int" for point in metric.sum.data_points)
+        assert {point.WhichOneof("value") for point in metric.sum.data_points} == {"as_double" if unit == "s" else "as_int"}
 
 
 @pytest.mark.parametrize("protocol", [HTTP, GRPC])
 def test_figures(wire, protocol):
     """What the metrics say is what happened, by either protocol."""
     metrics = exported(wire, protocol)
-    assert set(metrics) >= {name for name, _, _ in METRICS}
+    assert set(metrics) == {name for name, _, _ in METRICS}
     granted = {"granted": 2, "timed-out": 1, "turned-away": 1, "cancelled": 1, "slow-connect": 1, "forgotten": 1}
     for name in ("wait_time", "use_time"):
         points = metrics[f"db.client.connection.{name}"].histogram.data_points
         assert {values(point.attributes)[POOL]: point.count for point in points} == granted
         assert all(sum(point.bucket_counts) == point.count for point in points)
-    assert numbers(metrics["db.client.connection.timeouts"]) == {("timed-out", None): 1}
-    assert numbers(metrics["poolguard.rejections"]) == {(pool, outcome): 1 for pool, outcome, _ in FAILED}
+    assert happened(metrics["db.client.connection.timeouts"]) == {("timed-out", None): 1}
+    assert happened(metrics["poolguard.rejections"]) == {(pool, outcome): 1 for pool, outcome, _ in FAILED}
+    assert happened(metrics["poolguard.leaks"]) == {("forgotten", "garbage_collected"): 1}
+    assert happened(metrics["poolguard.spans_suppressed"]) == {}
     assert set(numbers(metrics["db.client.connection.pending_requests"]).values()) == {0}
     assert set(numbers(metrics["db.client.connection.max"]).values()) == {1}
     assert {state for _, state in numbers(metrics["db.client.connection.count"])} == {"idle", "used"}
 
 
+@pytest.mark.parametrize("protocol", [HTTP, GRPC])
+def test_exemplars(wire, protocol):
+    """A wait that was long, or in vain, is an exemplar that leads to the trace of its request."""
+    metrics = exported(wire, protocol)
+    for pool, outcome, _ in FAILED:
+        (point,) = [each for each in metrics["poolguard.rejections"].sum.data_points if labels(each) == (pool, outcome)]
+        assert [each.trace_id for each in point.exemplars] == [request_of(wire, f"ask/{pool}").context.trace_id.to_bytes(16)]
+    (point,) = [each for each in metrics["db.client.connection.wait_time"].histogram.data_points if labels(each)[0] == "granted"]
+    assert request_of(wire, "ask/granted").context.trace_id.to_bytes(16) in {each.trace_id for each in point.exemplars}
+
+
+def labels(point):
+    """Give the pool of a data point, and the state, reason or kind, if there is one."""
+    attributes = values(point.attributes)
+    return attributes[POOL], next((attributes[each] for each in BY if each in attributes), None)
+
+
 def numbers(metric):
-    """Give the values of a metric by pool, and state or reason."""
-    found = {}
-    for point in metric.sum.data_points:
-        attributes = values(point.attributes)
-        found[attributes[POOL], attributes.get(STATE, attributes.get("poolguard.reason"))] = point.as_int
-    return found
+    """Give the values of a metric by pool, and state, reason or kind."""
+    return {labels(point): point.as_int for point in metric.sum.data_points}
+
+
+def happened(metric):
+    """Give those that are not 0."""
+    return {key: number for key, number in numbers(metric).items() if number}
