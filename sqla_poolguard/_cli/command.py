@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from sqla_poolguard._cli.demo.settings import OTLP_PROTOCOLS
 from sqla_poolguard._cli.files import prometheus
 from sqla_poolguard._cli.trouble import DemoError
 from sqla_poolguard._version import own_version
@@ -38,9 +39,16 @@ poolguard.add_command(prometheus)
 )
 @click.option("--act", "acts", multiple=True, type=click.Choice(_ACTS), help="Play this act only; may be repeated.")
 @click.option("--otlp", metavar="URL", help="Send spans and metrics to this collector or Jaeger, such as http://localhost:4318.")
+@click.option(
+    "--otlp-protocol",
+    type=click.Choice(OTLP_PROTOCOLS),
+    help="How to talk to it. Without it: grpc at port 4317, http/protobuf at any other.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
 @click.option("--quick", is_flag=True, help="One round only: rougher figures, sooner.")
-def demo(*, dsn: str | None, acts: tuple[str, ...], otlp: str | None, as_json: bool, quick: bool) -> None:
+def demo(
+    *, dsn: str | None, acts: tuple[str, ...], otlp: str | None, otlp_protocol: str | None, as_json: bool, quick: bool
+) -> None:
     """
     See a guarded pool at work, in half a minute.
 
@@ -56,7 +64,7 @@ def demo(*, dsn: str | None, acts: tuple[str, ...], otlp: str | None, as_json: b
 
         screen = Screen(as_json=as_json)
         try:
-            outcome = run(dsn, otlp, acts or _ACTS, screen, quick=quick)
+            outcome = run(dsn, otlp, otlp_protocol, acts or _ACTS, screen, quick=quick)
         except DemoError as error:
             screen.trouble(str(error))
             sys.exit(_COULD_NOT_RUN)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
+from doubles.collector import Collector, values
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
@@ -63,33 +63,47 @@ def test_own_server_and_no_unicode(poolguard, postgres_url):
 
 @pytest.fixture
 def collector():
-    """An OTLP collector that only notes what comes; gives its address and the paths."""
-    paths = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers["Content-Length"] or 0))
-            if body:
-                paths.append(self.path)
-            self.send_response(200)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *_args):
-            """Stay silent."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}", paths
-        server.shutdown()
+    """An OTLP collector."""
+    with Collector() as listening:
+        yield listening
 
 
 def test_telemetry_arrives(poolguard, collector, postgres_url):
     """`--otlp` sends spans and the pool's metrics, and says how many."""
-    url, paths = collector
-    done = poolguard.show("demo", "--json", "--act", "leak", "--otlp", url, "--dsn", postgres_url)
+    done = poolguard.show("demo", "--json", "--act", "leak", "--otlp", collector.http, "--dsn", postgres_url)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
     sent = json.loads(done.stdout)["telemetry"]
     assert sent["spans"] >= 3
+    assert sent["look_at"] is None  # nobody waited
     assert "db.client.connection.count" in sent["metrics"]
-    assert set(paths) == {"/v1/traces", "/v1/metrics"}
+    assert_came(collector, "http/protobuf")
+    assert len(collector.spans()) == sent["spans"]
+    assert {each.item.name for each in collector.metrics()} == set(sent["metrics"])
+
+
+def assert_came(collector, protocol):
+    """Spans and metrics of the demo have come by this protocol alone."""
+    spans, metrics = collector.spans(), collector.metrics()
+    assert spans
+    assert metrics
+    assert {each.protocol for each in spans + metrics} == {protocol}
+    assert {each.resource["service.name"] for each in spans + metrics} == {"poolguard-demo"}
+
+
+def test_points_at_who_waited_and_who_held(poolguard, collector, postgres_url):
+    """Over gRPC as well; it ends with the addresses of two traces in Jaeger, in which the way to the line is drawn."""
+    arguments = ("--otlp", collector.grpc, "--otlp-protocol", "grpc", "--dsn", postgres_url)
+    done = poolguard.show("demo", "--act", "culprit", *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    assert_came(collector, "grpc")
+    waited, held = re.findall(r"^   http://127.0.0.1:16686/trace/([0-9a-f]{32})$", done.stdout, re.MULTILINE)
+    traces = {trace: [each.item for each in collector.spans() if each.item.trace_id.hex() == trace] for trace in (waited, held)}
+    (wait,) = [span for span in traces[waited] if span.name == "pool.acquire shop"]
+    (hold,) = [span for span in traces[held] if span.name == "pool.hold shop"]
+    assert wait.links[0].trace_id == hold.trace_id
+    found = values(hold.attributes)
+    source = Path(found["code.file.path"]).read_text("utf-8").splitlines()
+    assert "# culprit:" in source[found["code.line.number"] - 1]
+    assert f"app.py:{found['code.line.number']} in pay_order:" in done.stdout

@@ -18,7 +18,7 @@ BLOCKED = """
 import sys
 class Blocker:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == {name!r}:
+        if name == {name!r} or name.startswith({name!r} + "."):
             raise ModuleNotFoundError("No module named " + repr(name), name=name)
 sys.meta_path.insert(0, Blocker())
 sys.argv[0] = "poolguard"
@@ -125,6 +125,14 @@ def test_no_collector(poolguard, closed_port, address):
     assert_one_sentence(done, "--otlp")
     assert done.stdout == ""
     assert "secret" not in done.stderr
+
+
+@pytest.mark.parametrize("package", ["grpc", "opentelemetry.exporter.otlp.proto.grpc"])
+def test_no_grpc_exporter(poolguard, package):
+    """Without the gRPC exporter, which `[demo]` does not bring, the two ways out are named."""
+    program = ("-c", BLOCKED.format(name=package))
+    done = poolguard.run("demo", "--otlp", "http://127.0.0.1:4317", program=program)
+    assert_one_sentence(done, repr(package), 'pip install "sqla-poolguard[otel-grpc]"', "OTLP/HTTP")
 
 
 @pytest.mark.parametrize("package", ["click", "rich", "httpx", "fastapi", "uvicorn", "asyncpg"])

@@ -6,7 +6,7 @@ import asyncio
 import importlib
 import time
 from contextlib import AsyncExitStack, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import httpx
@@ -53,13 +53,16 @@ class Outcome:
         return all(check.passed for act in self.acts for check in act.checks)
 
 
-def run(dsn: str | None, otlp: str | None, acts: Sequence[str], screen: Screen, *, quick: bool) -> Outcome:
+def run(
+    dsn: str | None, otlp: str | None, otlp_protocol: str | None, acts: Sequence[str], screen: Screen, *, quick: bool
+) -> Outcome:
     """
     Play the acts.
 
     Args:
         dsn: the reader's server; None: start one.
         otlp: address of a collector; None: no telemetry.
+        otlp_protocol: how to talk to it; None: as its port tells.
         acts: which acts.
         screen: where it is shown.
         quick: less load, for tests.
@@ -74,7 +77,7 @@ def run(dsn: str | None, otlp: str | None, acts: Sequence[str], screen: Screen, 
     with ExitStack() as stack:
         with screen.progress() as tell:
             tell("looking for the collector" if otlp else "starting", 0.0)
-            collector = find_collector(otlp) if otlp is not None else None
+            collector = find_collector(otlp, otlp_protocol) if otlp is not None else None
             tell("connecting to PostgreSQL" if dsn else "starting PostgreSQL", 0.3)
             database = stack.enter_context(find_database(dsn))
         screen.opening(database, collector)
@@ -87,12 +90,15 @@ def run(dsn: str | None, otlp: str | None, acts: Sequence[str], screen: Screen, 
 async def _play(
     database: Database, collector: Collector | None, acts: Sequence[str], screen: Screen, *, quick: bool
 ) -> tuple[tuple[Act, ...], dict[str, Any] | None]:
-    traces, metrics = (collector.traces, collector.metrics) if collector is not None else (None, None)
     async with AsyncExitStack() as stack:
         with screen.progress() as tell:
             tell("starting the shop", 0.6)
             payments = await stack.enter_async_context(Payments())
-            settings = ServerSettings(database.url, payments.url, traces, metrics)
+            settings = ServerSettings(database.url, payments.url)
+            if collector is not None:
+                settings = replace(
+                    settings, otlp_protocol=collector.protocol, otlp_traces=collector.traces, otlp_metrics=collector.metrics
+                )
             server = await stack.enter_async_context(ServerProcess(settings))
             client = httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=_CONTROL_TIMEOUT)
             control = await stack.enter_async_context(client)

@@ -6,6 +6,7 @@ import json
 import platform
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 import sqlalchemy
 from rich.console import Console
@@ -33,6 +34,7 @@ __all__ = ["Screen"]
 _WIDEST: Final = 110
 _REFRESHES: Final = 6
 _PROGRESS_WIDTH: Final = 24
+_JAEGER_PORT: Final = 16686
 
 
 class Screen:
@@ -110,6 +112,8 @@ class Screen:
         if outcome.sent is not None:
             names = f" and {len(outcome.sent['metrics'])} metrics" if outcome.sent["takes_metrics"] else ""
             self._show(f"Sent {outcome.sent['spans']} spans{names} to {outcome.sent['url']}, service poolguard-demo.")
+            if outcome.sent["look_at"] is not None:
+                self._show(*_pointer(outcome.sent["look_at"], outcome.sent["url"]), whole=True)
         verdict = ("Every act showed what it should", "bold green") if outcome.passed else ("Not all was shown", "bold red")
         self._show(Text.assemble(verdict, f", in {outcome.seconds:.0f} s."))
         if outcome.passed:
@@ -121,13 +125,17 @@ class Screen:
             self._print_json({"passed": False, "error": sentence})
         self._err.print(f"poolguard: {sentence}", style="red", soft_wrap=not self._err.is_terminal)
 
-    def _show(self, *parts: RenderableType) -> None:
-        """Print; where it is no terminal, without the blanks with which rich fills up its lines."""
+    def _show(self, *parts: RenderableType, whole: bool = False) -> None:
+        """
+        Print; where it is no terminal, without the blanks with which rich fills up its lines.
+
+        Lines that are to be `whole` are not wrapped: addresses are there to be copied.
+        """
         if self._out.is_terminal:
-            self._out.print(*parts, sep="\n")
+            self._out.print(*parts, sep="\n", soft_wrap=whole)
             return
         with self._out.capture() as captured:
-            self._out.print(*parts, sep="\n")
+            self._out.print(*parts, sep="\n", soft_wrap=whole)
         self._out.file.writelines(f"{line.rstrip()}\n" for line in captured.get().splitlines())
         self._out.file.flush()
 
@@ -137,6 +145,20 @@ class Screen:
 
 def _indented(part: RenderableType) -> Padding:
     return Padding(part, (0, 0, 0, 3))
+
+
+def _pointer(clue: dict[str, Any], collector: str) -> list[str]:
+    """Say which two traces to look at."""
+    host = urlsplit(collector).hostname or ""
+    jaeger = f"http://{f'[{host}]' if ':' in host else host}:{_JAEGER_PORT}/trace/"
+    return [
+        f"{clue['waiter']} waited {clue['seconds']:.2f} s ({clue['outcome']}), see its span {clue['span']!r}:",
+        f"   {jaeger}{clue['waited']}",
+        f"{clue['holder']} held what it waited for, taken at",
+        f"   {clue['site']}:",
+        f"   {jaeger}{clue['held']}",
+        f"   (Jaeger's usual port is {_JAEGER_PORT}; elsewhere look for the trace's id.)",
+    ]
 
 
 def _document(outcome: Outcome, versions: dict[str, Any]) -> dict[str, Any]:

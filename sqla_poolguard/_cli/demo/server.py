@@ -123,7 +123,7 @@ async def _serve(settings: ServerSettings, channel: _Channel) -> None:
     if settings.otlp_traces is not None:
         from sqla_poolguard._cli.demo.telemetry import RequestSpans, Telemetry  # noqa: PLC0415 - needs the SDK
 
-        telemetry = Telemetry(settings.otlp_traces, settings.otlp_metrics)
+        telemetry = Telemetry(settings.otlp_protocol, settings.otlp_traces, settings.otlp_metrics)
     payments = httpx.AsyncClient(base_url=settings.payments, trust_env=False, timeout=PAYMENT_SECONDS + 10)
     shops = open_shops(settings.database, payments)
     mounts = [Mount(f"/{path}", shop.app) for path, shop in shops.items()]

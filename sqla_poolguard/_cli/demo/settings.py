@@ -6,8 +6,11 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, Self
 
 __all__ = [
+    "GRPC",
+    "HTTP",
     "LIMIT",
     "MAX_OVERFLOW",
+    "OTLP_PROTOCOLS",
     "PAYMENT_SECONDS",
     "POOL_SIZE",
     "SHOP_AWAIT_WARNING",
@@ -27,6 +30,11 @@ SHOP_AWAIT_WARNING: Final = 0.5
 PAYMENT_SECONDS: Final = 3.0
 """How long the payment provider takes to answer."""
 
+GRPC: Final = "grpc"
+HTTP: Final = "http/protobuf"
+OTLP_PROTOCOLS: Final = (HTTP, GRPC)
+"""As OTEL_EXPORTER_OTLP_PROTOCOL has them."""
+
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
@@ -36,6 +44,8 @@ class ServerSettings:
     """SQLAlchemy URL, password included: it travels through a pipe, never on a command line."""
     payments: str
     """Address of the payment provider."""
+    otlp_protocol: str = HTTP
+    """How spans and metrics go."""
     otlp_traces: str | None = None
     """Where spans go; None: nowhere."""
     otlp_metrics: str | None = None

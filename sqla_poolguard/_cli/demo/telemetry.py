@@ -1,4 +1,4 @@
-"""OpenTelemetry in the server process: spans and metrics to an OTLP/HTTP collector, and one span for each request."""
+"""OpenTelemetry in the server process: spans and metrics to an OTLP collector, and one span for each request."""
 
 from __future__ import annotations
 
@@ -6,85 +6,50 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import metrics, trace
-from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import MetricExportResult, PeriodicExportingMetricReader
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+from sqla_poolguard._cli.demo.exporters import metric_exporter, span_exporter
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
-
-    from opentelemetry.sdk.metrics.export import MetricsData
-    from opentelemetry.sdk.trace import ReadableSpan
+    from collections.abc import Awaitable, Callable
 
 __all__ = ["RequestSpans", "Telemetry"]
 
 _SERVICE: Final = "poolguard-demo"
-_TIMEOUT: Final = 5
 _FLUSH_MILLISECONDS: Final = 10_000
 _METRICS_EVERY_MILLISECONDS: Final = 2_000
 _QUEUE: Final = 20_000
 
 
-class _Spans(OTLPSpanExporter):
-    """Counts what it sends."""
-
-    sent = lost = 0
-
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        result = super().export(spans)
-        if result is SpanExportResult.SUCCESS:
-            self.sent += len(spans)
-        else:
-            self.lost += len(spans)
-        return result
-
-
-class _Metrics(OTLPMetricExporter):
-    """Notes which metrics it sends."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.sent: set[str] = set()
-        self.lost = 0
-
-    def export(self, metrics_data: MetricsData, timeout_millis: float | None = 10_000, **kwargs: Any) -> MetricExportResult:
-        result = super().export(metrics_data, timeout_millis, **kwargs)
-        names = {m.name for r in metrics_data.resource_metrics for s in r.scope_metrics for m in s.metrics}
-        if result is MetricExportResult.SUCCESS:
-            self.sent |= names
-        else:
-            self.lost += 1
-        return result
-
-
 class Telemetry:
     """The SDK, set up for the whole process. Make it before the engines, as an application would."""
 
-    def __init__(self, traces: str, metrics_url: str | None) -> None:
+    def __init__(self, protocol: str, traces: str, metrics_url: str | None) -> None:
         resource = Resource.create({"service.name": _SERVICE})
-        self._spans = _Spans(endpoint=traces, timeout=_TIMEOUT)
+        self._spans = span_exporter(protocol, traces)
         self._tracer_provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._tracer_provider.add_span_processor(BatchSpanProcessor(self._spans, max_queue_size=_QUEUE))
         trace.set_tracer_provider(self._tracer_provider)
         self._metrics = self._meter_provider = None
         if metrics_url is not None:
-            self._metrics = _Metrics(endpoint=metrics_url, timeout=_TIMEOUT)
+            self._metrics = metric_exporter(protocol, metrics_url)
             reader = PeriodicExportingMetricReader(self._metrics, _METRICS_EVERY_MILLISECONDS)
             self._meter_provider = MeterProvider([reader], resource, shutdown_on_exit=False)
             metrics.set_meter_provider(self._meter_provider)
 
     def flush(self) -> dict[str, Any]:
-        """Send what is left. Blocks. Gives `spans` sent, `metrics` sent by name, and `lost` of either."""
+        """Send what is left. Blocks. Gives `spans` sent, `metrics` sent by name, `lost` of either, and what to `look_at`."""
         self._tracer_provider.force_flush(_FLUSH_MILLISECONDS)
         if self._meter_provider is not None:
             self._meter_provider.force_flush(_FLUSH_MILLISECONDS)
         names = sorted(self._metrics.sent) if self._metrics else []
         lost = self._spans.lost + (self._metrics.lost if self._metrics else 0)
-        return {"spans": self._spans.sent, "metrics": names, "lost": lost}
+        clue = self._spans.clues.best()
+        return {"spans": self._spans.sent, "metrics": names, "lost": lost, "look_at": clue.to_json() if clue else None}
 
     def shutdown(self) -> None:
         """End the SDK's threads. Blocks."""
