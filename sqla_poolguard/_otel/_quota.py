@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from sqla_poolguard._ledger import Totals
+    from sqla_poolguard._totals import Totals
 
 __all__ = ["EACH_SECOND", "Quota"]
 

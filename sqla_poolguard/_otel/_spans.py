@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from sqla_poolguard._course import Course, Giver
     from sqla_poolguard._facts import Rejection, Site, Wait
-    from sqla_poolguard._ledger import Totals
     from sqla_poolguard._otel._spot import Spot
+    from sqla_poolguard._totals import Totals
     from sqla_poolguard._tracing import Blockers, Hold
 
 __all__ = ["WORTH_SEEING", "PoolSpans", "Spans"]
