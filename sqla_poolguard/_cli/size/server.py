@@ -1,0 +1,63 @@
+"""Ask a server for its limits, on one short connection."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any, Final
+
+import psycopg
+from psycopg.rows import dict_row
+
+from sqla_poolguard._budget import LIMITS_SQL, ServerLimits
+from sqla_poolguard._cli.size.measured import Measured
+from sqla_poolguard._cli.size.trouble import SizeError
+
+__all__ = ["ask_server"]
+
+_SECONDS: Final = 5.0
+_OTHERS: Final = """
+SELECT count(*)::int AS others FROM pg_catalog.pg_stat_activity
+ WHERE usename IS NOT NULL AND datname IS NOT NULL AND usename <> session_user
+"""
+_POOLED: Final = "SELECT pg_backend_pid() AS pid"
+
+
+def ask_server(dsn: str) -> Measured:
+    """
+    Read the limits of the role and the database of a URL, and how many connections other roles have.
+
+    Raises:
+        SizeError: it could not be asked.
+    """
+    plain = re.sub(r"^(postgres(?:ql)?)\+\w+://", r"\1://", dsn)
+    try:
+        row = asyncio.run(asyncio.wait_for(_ask(plain), _SECONDS))
+    except TimeoutError as error:
+        msg = f"the server did not answer in {_SECONDS:g} s; give its limits instead, with --max-connections"
+        raise SizeError(msg) from error
+    except psycopg.Error as error:
+        said = str(error).strip().splitlines()
+        msg = f"the server could not be asked: {said[-1] if said else type(error).__name__}; or give its limits with --max-connections"
+        raise SizeError(msg) from error
+    limits = ServerLimits.of(row)
+    note = f"PostgreSQL {limits.version // 10000}, role {row['role']!r}; {row['others']} connections of other roles now"
+    pooled = ("there is a pooler between: these are the limits of the server behind it",) if row["pooled"] else ()
+    return Measured(source=f"server {row['place']}", limits=limits, others=row["others"], notes=(note, *pooled))
+
+
+async def _ask(dsn: str) -> dict[str, Any]:
+    # no prepared statements: there may be a pooler between
+    connection = await psycopg.AsyncConnection.connect(
+        dsn, autocommit=True, prepare_threshold=None, row_factory=dict_row, application_name="poolguard size"
+    )
+    async with connection:
+        found: dict[str, Any] = {}
+        for statement in (LIMITS_SQL, _OTHERS, _POOLED, "SELECT session_user::text AS role"):
+            row = await (await connection.execute(statement)).fetchone()
+            if row is None:  # LIMITS_SQL: a role or a database that is in no catalogue
+                msg = "it does not tell the limits of this role"
+                raise psycopg.DataError(msg)
+            found |= row
+        info = connection.info
+        return found | {"pooled": found["pid"] != info.backend_pid, "place": f"{info.host}:{info.port}/{info.dbname}"}
