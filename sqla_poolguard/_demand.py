@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from sqla_poolguard._durations import Exponential
 from sqla_poolguard._erlang import least_servers, wait_above
+from sqla_poolguard._hold_times import Exponential
 from sqla_poolguard._queueing import Day
 
 if TYPE_CHECKING:
-    from sqla_poolguard._durations import Durations
+    from sqla_poolguard._hold_times import HoldTimes
 
 __all__ = ["Demand"]
 
@@ -25,7 +25,7 @@ _STEPS: Final = 12
 class Demand:
     """What one queue of requests needs so that at most a given share of them waits for longer than a given time."""
 
-    def __init__(self, rate: float, holds: Durations, *, burst: int = 1, wait: float = 0.05, share: float = 0.01) -> None:
+    def __init__(self, rate: float, holds: HoldTimes, *, burst: int = 1, wait: float = 0.05, share: float = 0.01) -> None:
         """
         Take what is asked.
 

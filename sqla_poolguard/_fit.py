@@ -9,7 +9,7 @@ from sqla_poolguard._demand import Demand
 from sqla_poolguard._sizing import Verdict, deadlock_floor
 
 if TYPE_CHECKING:
-    from sqla_poolguard._durations import Durations
+    from sqla_poolguard._hold_times import HoldTimes
     from sqla_poolguard._sizing import Knee, Load, Service, Target
 
 __all__ = ["Case", "Judgement"]
@@ -106,7 +106,7 @@ class Case:
         own = self._demand(self._rate, inside).least()
         return max(own, deadlock_floor(self.load.tasks, self.load.nesting))
 
-    def _demand(self, rate: float, holds: Durations) -> Demand:
+    def _demand(self, rate: float, holds: HoldTimes) -> Demand:
         return Demand(rate, holds, burst=self.load.burst, wait=self.target.wait, share=self.target.share)
 
     @property

@@ -10,7 +10,7 @@ from sqla_poolguard._fit import Case
 from sqla_poolguard._sizing import deadlock_floor, knee
 
 if TYPE_CHECKING:
-    from sqla_poolguard._durations import Durations
+    from sqla_poolguard._hold_times import HoldTimes
     from sqla_poolguard._sizing import Knee, Load, Service, Target, Verdict
 
 __all__ = ["Plan", "Point", "Row", "make_plan"]
@@ -84,7 +84,7 @@ def make_plan(load: Load, target: Target, service: Service) -> Plan:
     processes = service.processes
     serving = replace(processes, surge=0, terminating=0).pools
 
-    def demand(rate: float, holds: Durations) -> Demand:
+    def demand(rate: float, holds: HoldTimes) -> Demand:
         return Demand(rate, holds, burst=load.burst, wait=target.wait, share=target.share)
 
     own, floor = demand(load.rate / serving, load.holds), deadlock_floor(load.tasks, load.nesting)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from sqla_poolguard._durations import Durations
+    from sqla_poolguard._hold_times import HoldTimes
 
 __all__ = ["Day", "waits"]
 
@@ -39,7 +39,7 @@ def waits(requests: Iterable[tuple[float, float]], servers: int) -> Iterator[flo
 class Day:
     """What happens on one day: who comes when, and holds for how long. Drawn once, and played with more or fewer connections."""
 
-    def __init__(self, rate: float, holds: Durations, *, burst: int = 1, requests: int = 100_000, seed: int = 1) -> None:
+    def __init__(self, rate: float, holds: HoldTimes, *, burst: int = 1, requests: int = 100_000, seed: int = 1) -> None:
         """
         Draw it; the same arguments give the same day.
 

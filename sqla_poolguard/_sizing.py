@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from sqla_poolguard._budget import Processes
-    from sqla_poolguard._durations import Durations
+    from sqla_poolguard._hold_times import HoldTimes
 
 __all__ = ["Knee", "Load", "Service", "Target", "Verdict", "deadlock_floor", "knee"]
 
@@ -38,7 +38,7 @@ class Load:
 
     rate: float
     """Checkouts per second."""
-    holds: Durations
+    holds: HoldTimes
     """How long each connection is held."""
     outside: float = 0.0
     """Of a mean hold, the seconds spent awaiting something else than the database."""

@@ -23,7 +23,7 @@ FLOORS = {
     "_breaker": RULES,
     "_budget": RULES,
     "_demand": RULES,
-    "_durations": RULES,
+    "_hold_times": RULES,
     "_erlang": RULES,
     "_fit": RULES,
     "_plan": RULES,

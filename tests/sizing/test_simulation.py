@@ -12,8 +12,8 @@ from doubles.pools import TimedPool
 from doubles.world import STOCK, Scene, play
 
 from sqla_poolguard._demand import Demand
-from sqla_poolguard._durations import Exponential, Histogram, Lognormal
 from sqla_poolguard._erlang import wait_above
+from sqla_poolguard._hold_times import Exponential, Histogram, Lognormal
 from sqla_poolguard._queueing import Day, waits
 
 HOLD = 0.05

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sqla_poolguard._budget import Processes
-from sqla_poolguard._durations import Exponential
+from sqla_poolguard._hold_times import Exponential
 from sqla_poolguard._plan import make_plan
 from sqla_poolguard._sizing import Knee, Load, Service, Target, Verdict, deadlock_floor
 

@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 from sqla_poolguard._cli.size.fetching import get
 from sqla_poolguard._cli.size.measured import Measured
 from sqla_poolguard._cli.size.trouble import SizeError
-from sqla_poolguard._durations import Histogram
+from sqla_poolguard._hold_times import Histogram
 
 if TYPE_CHECKING:
     from collections.abc import Callable

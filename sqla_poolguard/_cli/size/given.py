@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, NoReturn
 
 from sqla_poolguard._budget import Processes, ServerLimits
 from sqla_poolguard._cli.size.trouble import SizeError
-from sqla_poolguard._durations import Exponential, Lognormal
+from sqla_poolguard._hold_times import Exponential, Lognormal
 from sqla_poolguard._sizing import Load, Service, Target
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sqla_poolguard._cli.size.measured import Measured
-    from sqla_poolguard._durations import Durations
+    from sqla_poolguard._hold_times import HoldTimes
 
 __all__ = ["Given", "Inputs", "gather"]
 
@@ -142,7 +142,7 @@ def _load(given: Given, measured: Sequence[Measured], processes: Processes) -> L
     )
 
 
-def _holds(given: Given) -> Durations | None:
+def _holds(given: Given) -> HoldTimes | None:
     if (given.hold_p50 is None) != (given.hold_p99 is None):
         msg = "--hold-p50 and --hold-p99 go together"
         raise SizeError(msg)

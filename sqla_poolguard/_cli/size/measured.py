@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sqla_poolguard._budget import ServerLimits
-    from sqla_poolguard._durations import Durations
+    from sqla_poolguard._hold_times import HoldTimes
 
 __all__ = ["Measured"]
 
@@ -22,7 +22,7 @@ class Measured:
     """Checkouts per second."""
     of_one: bool = False
     """Whether that is the rate of one process, and not of the service."""
-    holds: Durations | None = None
+    holds: HoldTimes | None = None
     outside: float | None = None
     """Of a mean hold, the seconds awaiting something else than the database."""
     limits: ServerLimits | None = None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqla_poolguard._cli.size.measured import Measured
 from sqla_poolguard._cli.size.trouble import SizeError
-from sqla_poolguard._durations import Exponential
+from sqla_poolguard._hold_times import Exponential
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -55,8 +55,11 @@ def read_from(places: Iterable[str], *, pool: str | None, watch: float, window: 
 
 
 def _server(dsn: str) -> Measured:
-    from sqla_poolguard._cli.size.server import ask_server  # noqa: PLC0415 - a driver that may be missing
-
+    try:
+        from sqla_poolguard._cli.size.server import ask_server  # noqa: PLC0415 - a driver that may be missing
+    except ModuleNotFoundError as error:
+        msg = f'--from postgresql://… needs the package {error.name!r}: pip install "sqla-poolguard[cli]"; or give --max-connections'
+        raise SizeError(msg) from error
     return ask_server(dsn)
 
 

@@ -43,7 +43,8 @@ def ask_server(dsn: str) -> Measured:
     limits = ServerLimits.of(row)
     note = f"PostgreSQL {limits.version // 10000}, role {row['role']!r}; {row['others']} connections of other roles now"
     pooled = ("there is a pooler between: these are the limits of the server behind it",) if row["pooled"] else ()
-    return Measured(source=f"server {row['place']}", limits=limits, others=row["others"], notes=(note, *pooled))
+    rank = ("this role is a superuser, to whom no limit applies: ask with the application's role",) if limits.is_superuser else ()
+    return Measured(source=f"server {row['place']}", limits=limits, others=row["others"], notes=(note, *pooled, *rank))
 
 
 async def _ask(dsn: str) -> dict[str, Any]:

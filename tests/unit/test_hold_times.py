@@ -7,7 +7,7 @@ import statistics
 
 import pytest
 
-from sqla_poolguard._durations import Exponential, Histogram, Lognormal
+from sqla_poolguard._hold_times import Exponential, Histogram, Lognormal
 
 BOUNDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
 SHAPES = [

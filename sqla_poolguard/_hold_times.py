@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Final, Protocol
 if TYPE_CHECKING:
     import random
 
-__all__ = ["Durations", "Exponential", "Histogram", "Lognormal"]
+__all__ = ["Exponential", "Histogram", "HoldTimes", "Lognormal"]
 
 _Z99: Final = NormalDist().inv_cdf(0.99)
 
 
-class Durations(Protocol):
+class HoldTimes(Protocol):
     """What hold times are like; all in seconds."""
 
     @property
@@ -35,7 +35,7 @@ class Durations(Protocol):
     def draw(self, dice: random.Random) -> float:
         """Draw one."""
 
-    def scaled(self, factor: float) -> Durations:
+    def scaled(self, factor: float) -> HoldTimes:
         """Give the same shape, so many times as long."""
 
 
