@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode
 
-from sqla_poolguard._cli.size.fetching import get
+from sqla_poolguard._cli.size.fetching import NoSuchPageError, get
 from sqla_poolguard._cli.size.measured import Measured
 from sqla_poolguard._cli.size.trouble import SizeError
 from sqla_poolguard._hold_times import Histogram
@@ -19,7 +19,7 @@ from sqla_poolguard._hold_times import Histogram
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["NAME", "ask_prometheus", "scrape"]
+__all__ = ["NAME", "ask_prometheus", "is_prometheus", "scrape"]
 
 NAME: Final = "db_client_connection_use_time_seconds"
 """`db.client.connection.use_time`, as Prometheus writes it."""
@@ -101,11 +101,20 @@ def ask_prometheus(base: str, pool: str | None, window: str, source: str) -> Mea
     return Measured(source=source, rate=rate, holds=totals.histogram(), notes=(note,))
 
 
-def _query(base: str, query: str, source: str) -> list[dict[str, Any]]:
-    text = get(f"{base.rstrip('/')}/api/v1/query?{urlencode({'query': query})}")
+def is_prometheus(base: str) -> bool:
+    """Tell whether a Prometheus answers there."""
     try:
+        _query(base, "vector(1)", base)
+    except SizeError:
+        return False
+    return True
+
+
+def _query(base: str, query: str, source: str) -> list[dict[str, Any]]:
+    try:
+        text = get(f"{base.rstrip('/')}/api/v1/query?{urlencode({'query': query})}")
         result: list[dict[str, Any]] = json.loads(text)["data"]["result"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (NoSuchPageError, ValueError, KeyError, TypeError) as error:
         msg = f"{source} is neither a debug page, nor metrics with {NAME}, nor a Prometheus"
         raise SizeError(msg) from error
     return result

@@ -8,10 +8,14 @@ from typing import Final
 
 from sqla_poolguard._cli.size.trouble import SizeError
 
-__all__ = ["get"]
+__all__ = ["NoSuchPageError", "get"]
 
 _SECONDS: Final = 10.0
 _LARGEST: Final = 32 * 1024 * 1024
+
+
+class NoSuchPageError(SizeError):
+    """Somebody is there, and does not show this page."""
 
 
 def get(url: str) -> str:
@@ -19,7 +23,8 @@ def get(url: str) -> str:
     Give what is at an address.
 
     Raises:
-        SizeError: nothing, or not in time.
+        NoSuchPageError: another status than 200.
+        SizeError: nobody answers, or not in time.
     """
     request = urllib.request.Request(url, headers={"Accept": "application/json, text/plain;q=0.5"})  # noqa: S310 - see below
     try:
@@ -28,7 +33,7 @@ def get(url: str) -> str:
     except urllib.error.HTTPError as error:
         hint = "; the debug page shows itself to the same machine only, unless allow= says otherwise" if error.code == 404 else ""  # noqa: PLR2004
         msg = f"{_bare(url)} answers {error.code}{hint}"
-        raise SizeError(msg) from error
+        raise NoSuchPageError(msg) from error
     except (OSError, ValueError) as error:
         msg = f"{_bare(url)} cannot be read: {getattr(error, 'reason', None) or error}"
         raise SizeError(msg) from error

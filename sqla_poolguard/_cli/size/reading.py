@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqla_poolguard._cli.size import exposition, page
-from sqla_poolguard._cli.size.fetching import get
+from sqla_poolguard._cli.size.fetching import NoSuchPageError, get
 from sqla_poolguard._cli.size.trouble import SizeError
 
 if TYPE_CHECKING:
@@ -65,9 +65,15 @@ def _server(dsn: str) -> Measured:
 
 def _web(url: str, pool: str | None, watch: float, window: str) -> Measured:
     source = url.partition("?")[0].rpartition("@")[2].removeprefix("http://").removeprefix("https://").rstrip("/")
-    first = get(url)
+    try:
+        first = get(url)
+    except NoSuchPageError:
+        if not exposition.is_prometheus(url):
+            raise
+        first = ""
     document = _json(first)
     if isinstance(document, dict) and "pools" in document:
+        page.pool_of(document, pool, source)
         return page.measure(page.watch(lambda: json.loads(get(url)), document, watch), pool, source)
     if f"{exposition.NAME}_bucket" in first:
         return exposition.scrape(lambda: get(url), first, watch, pool, source)
