@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
@@ -160,6 +160,11 @@ class Processes:
     def peak(self) -> int:
         """Processes at the worst moment."""
         return (self.replicas + self.surge + self.terminating) * self.workers + self.more
+
+    @property
+    def steady(self) -> Processes:
+        """The same without what a rollout adds: those that do the work."""
+        return replace(self, surge=0, terminating=0)
 
     @property
     def pools(self) -> int:

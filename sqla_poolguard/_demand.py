@@ -19,6 +19,7 @@ _LATE: Final = 1000
 """Of them, those that should wait for too long, so that their share is known well enough."""
 _FILLINGS: Final = 5000
 """How many times everything that is held at one moment is to come, since they come and go together: rare waits are known as well as this is large."""
+_BURSTS: Final = 1000
 _STEPS: Final = 12
 
 
@@ -86,6 +87,6 @@ class Demand:
 
     def _played(self) -> Day:
         if self._day is None:
-            requests = max(_FEWEST, int(_LATE / self._share), int(_FILLINGS * self.erlangs))
+            requests = max(_FEWEST, int(_LATE / self._share), int(_FILLINGS * self.erlangs), _BURSTS * self._burst)
             self._day = Day(self._rate, self.holds, burst=self._burst, requests=min(requests, _MOST))
         return self._day

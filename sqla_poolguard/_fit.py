@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from sqla_poolguard._demand import Demand
@@ -46,17 +46,18 @@ class Case:
         if self.size * pools <= usable:
             return Judgement(
                 Verdict.FITS,
-                f"{_pools(pools)} of {self.size} take {self.size * pools} of {usable} usable connections",
+                f"{_take(pools, self.size)} of {usable} usable connections",
                 self._notes(),
             )
-        asked = f"{_pools(pools)} of {self.size} need {self.size * pools} connections, and {usable} are usable"
+        asked = f"{_need(pools, self.size)} connections, and {usable} are usable"
         if self.load.outside and self._released() * pools <= usable:
             reason = (
                 f"{asked}; of a hold of {_time(self.load.holds.mean)}, {_time(self.load.outside)} are spent outside the database"
             )
             return Judgement(Verdict.HOLD_TOO_LONG, reason, (self._release(), *self._shorter()))
         if self.shared > usable:
-            reason = f"{asked}; even if all of them shared, they would need {self.shared}"
+            reason = f"{asked}; even if all of them shared, they would need {self.shared}" if pools > 1 else asked
+            reason += " so as not to deadlock" if self.load.nesting > 1 and self.shared == self._floor_of_all else ""
             return Judgement(
                 Verdict.HOLD_TOO_LONG, reason, (*self._nested(), *self._outside(), *self._shorter(), *self._larger())
             )
@@ -77,8 +78,7 @@ class Case:
 
     def _fewer(self, asked: str) -> Judgement | None:
         """Judge whether fewer pools would do: without what a rollout adds, or with at least half as many."""
-        processes = self.service.processes
-        serving = replace(processes, surge=0, terminating=0)
+        processes, serving = self.service.processes, self.service.processes.steady
         if self.size * serving.pools <= self.service.usable:
             reason = f"{asked}; without the replicas that a rollout adds, {serving.pools} pools take {self.size * serving.pools}"
             slower = "roll out without surge, one replica at a time, and shorten what replicas do after they were told to stop"
@@ -90,13 +90,13 @@ class Case:
         if 2 * low < serving.pools:
             return None
         each = self._size_in(low)
-        reason = f"{asked}; {_pools(low)} of {each} would take {low * each}"
+        reason = f"{asked}; {low} of {each} would do, with {low * each}"
         fewer = f"run at most {low} pools at the peak, rollouts included (there are {processes.pools}): each larger, in all fewer"
         return Judgement(Verdict.TOO_MANY_PROCESSES, reason, (fewer, "or put PgBouncer between", *self._outside()))
 
     def _size_in(self, pools: int) -> int:
         """Give what each needs if there are so many."""
-        serving = replace(self.service.processes, surge=0, terminating=0).pools
+        serving = self.service.processes.steady.pools
         floor = deadlock_floor(-(-self.load.tasks * serving // pools), self.load.nesting)
         return max(self._demand(self.load.rate / pools, self.load.holds).least(), floor)
 
@@ -110,8 +110,13 @@ class Case:
         return Demand(rate, holds, burst=self.load.burst, wait=self.target.wait, share=self.target.share)
 
     @property
+    def _floor_of_all(self) -> int:
+        serving = self.service.processes.steady.pools
+        return deadlock_floor(self.load.tasks * serving, self.load.nesting)
+
+    @property
     def _rate(self) -> float:
-        return self.load.rate / replace(self.service.processes, surge=0, terminating=0).pools
+        return self.load.rate / self.service.processes.steady.pools
 
     def _release(self) -> str:
         return f"give the connection back before the outside call, as with release(session): {self._released()} for each pool"
@@ -134,7 +139,7 @@ class Case:
         )
 
     def _larger(self) -> tuple[str, ...]:
-        return (f"or a server with room for {self.shared} connections, and with the cores to work for them",)
+        return (f"a server with room for {self.shared} connections, and with the cores to work for them",)
 
     def _notes(self) -> tuple[str, ...]:
         if self.knee is None or self.working <= self.knee.classic:
@@ -144,8 +149,12 @@ class Case:
         )
 
 
-def _pools(count: int) -> str:
-    return "1 pool" if count == 1 else f"{count} pools"
+def _take(pools: int, size: int) -> str:
+    return f"1 pool of {size} takes {size}" if pools == 1 else f"{pools} pools of {size} take {pools * size}"
+
+
+def _need(pools: int, size: int) -> str:
+    return f"1 pool of {size} needs {size}" if pools == 1 else f"{pools} pools of {size} need {pools * size}"
 
 
 def _time(seconds: float) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sqla_poolguard._demand import Demand
@@ -82,7 +82,7 @@ class Plan:
 def make_plan(load: Load, target: Target, service: Service) -> Plan:
     """Size the pools of a service."""
     processes = service.processes
-    serving = replace(processes, surge=0, terminating=0).pools
+    serving = processes.steady.pools
 
     def demand(rate: float, holds: HoldTimes) -> Demand:
         return Demand(rate, holds, burst=load.burst, wait=target.wait, share=target.share)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import enum
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from sqla_poolguard._budget import Processes
     from sqla_poolguard._hold_times import HoldTimes
 
 __all__ = ["Knee", "Load", "Service", "Target", "Verdict", "deadlock_floor", "knee"]
+
+_MOST_HELD: Final = 100_000
+"""Connections at a time beyond which figures are a slip of the finger."""
 
 
 class Verdict(enum.StrEnum):
@@ -52,6 +55,10 @@ class Load:
     def __post_init__(self) -> None:
         _above_zero(rate=self.rate, hold=self.holds.mean)
         _whole(burst=self.burst, nesting=self.nesting, tasks=self.tasks)
+        if self.rate * self.holds.mean > _MOST_HELD:
+            msg = f"rate={self.rate:g} is not allowed; allowed: with holds of {self.holds.mean:g} s up to {_MOST_HELD / self.holds.mean:g}, "
+            msg += f"which is {_MOST_HELD:,} connections at a time"
+            raise ValueError(msg)
         if not 0 <= self.outside < self.holds.mean:
             msg = f"outside={self.outside:g} is not allowed; allowed: from 0 to less than the mean hold ({self.holds.mean:g} s)"
             raise ValueError(msg)

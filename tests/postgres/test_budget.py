@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from pathlib import Path
 
 import asyncpg
 import pytest
+from doubles import older
 
 from sqla_poolguard._budget import LIMITS_SQL, Bound, Room, ServerLimits
 from sqla_poolguard._cli.embedded import EmbeddedPostgres
 
 MOST = 14
-OLD = Path("/usr/lib/postgresql/15/bin")
 ROLES = """
 CREATE ROLE plain LOGIN PASSWORD 'p';
 CREATE ROLE narrow LOGIN PASSWORD 'p' CONNECTION LIMIT 4;
@@ -24,7 +23,9 @@ CREATE DATABASE small CONNECTION LIMIT 5;
 def server(request):
     """Give a small server, and its major version."""
     options = {"superuser_reserved_connections": 3} | ({"reserved_connections": 2} if request.param == "newest" else {})
-    with EmbeddedPostgres(max_connections=MOST, settings=options, bindir=OLD if request.param == "15" else None) as started:
+    with EmbeddedPostgres(
+        max_connections=MOST, settings=options, bindir=older.bindir() if request.param == "15" else None
+    ) as started:
         yield started
 
 

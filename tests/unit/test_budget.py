@@ -67,6 +67,7 @@ def test_peak_counts_what_starts_and_what_stops():
     """In a rollout new replicas have started and old ones have not gone; job workers are there all the time."""
     processes = Processes(replicas=4, workers=3, surge=1, terminating=2, more=5)
     assert processes.peak == (4 + 1 + 2) * 3 + 5
+    assert processes.steady.peak == 4 * 3 + 5
 
 
 def test_share_is_rounded_down_and_counts_engines():

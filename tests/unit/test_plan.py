@@ -45,7 +45,7 @@ def test_outside_call_inside_the_hold():
 
 def test_load_that_no_sharing_makes_fit():
     """Little's law alone asks for more than there is."""
-    plan = planned(rate=1000.0, holds=Exponential(0.3))
+    plan = planned(rate=1000.0, holds=Exponential(0.3), processes={"workers": 2})
     assert plan.verdict is Verdict.HOLD_TOO_LONG
     assert "even if all of them shared, they would need" in plan.reason
     assert plan.shared > 97
@@ -85,10 +85,11 @@ def test_nested_checkouts_lift_the_floor():
     assert deadlock_floor(10, 2) == 11
     plan = planned(nesting=2, tasks=10)
     assert (plan.demand, plan.floor, plan.size) == (5, 11, 11)
-    crowded = planned(nesting=3, tasks=60)
-    assert crowded.floor == 121
+    crowded = planned(nesting=3, tasks=30, processes={"workers": 2})
+    assert crowded.floor == 61
     assert crowded.verdict is Verdict.HOLD_TOO_LONG
-    assert any("60 tasks with 3 each can deadlock" in advice for advice in crowded.advice)
+    assert crowded.reason.endswith("they would need 121 so as not to deadlock")
+    assert any("30 tasks with 3 each can deadlock" in advice for advice in crowded.advice)
 
 
 def test_knee_of_the_server():
@@ -124,6 +125,12 @@ def test_pool_timeout_leaves_time_for_the_work(deadline, wait, seconds):
             Load,
             {"rate": 1.0, "holds": Exponential(0.1), "outside": 0.1},
             r"outside=0.1 is not allowed; allowed: from 0 to less than the mean hold \(0.1 s\)",
+        ),
+        (Load, {"rate": float("nan"), "holds": Exponential(0.1)}, "rate=nan is not allowed"),
+        (
+            Load,
+            {"rate": 1e9, "holds": Exponential(60.0)},
+            "rate=1e[+]09 is not allowed; allowed: with holds of 60 s up to 1666.67",
         ),
         (Load, {"rate": 1.0, "holds": Exponential(0.1), "burst": 0}, "burst=0 is not allowed; allowed: a whole number from 1"),
         (Load, {"rate": 1.0, "holds": Exponential(0.1), "nesting": 1.5}, "nesting=1.5 is not allowed"),

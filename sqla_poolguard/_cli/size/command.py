@@ -28,7 +28,7 @@ _OPTIONS: Final = (
     ("--hold-p50", SECONDS, "TIME", "Its median, with --hold-p99, in place of --hold."),
     ("--hold-p99", SECONDS, "TIME", "Its 99th percentile."),
     ("--outside", SECONDS, "TIME", "Of a mean hold, the part in which the database does not work: an HTTP call, a stream."),
-    ("--burst", _SOME, "N", "Checkouts that come at once (fan-out). [1]"),
+    ("--burst", click.IntRange(min=1, max=1000), "N", "Checkouts that come at once (fan-out). [1]"),
     ("--nesting", _SOME, "N", "Connections that one task holds at the same time. [1]"),
     ("--tasks", _SOME, "N", "Tasks of a process that nest at the same time."),
     ("--wait", SECONDS, "TIME", "The wait for a connection that is tolerated. [50ms]"),

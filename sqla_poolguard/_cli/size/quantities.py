@@ -75,10 +75,8 @@ def shown_time(seconds: float) -> str:
 
 
 def shown_share(share: float) -> str:
-    """Show a share as a percentage."""
+    """Show a share as a percentage, with three digits: 1.02 % is not 1 %."""
     percent = 100 * share
-    if percent >= 10:  # noqa: PLR2004 - two digits
-        return f"{percent:.0f} %"
-    if percent >= 0.01:  # noqa: PLR2004 - two digits
-        return f"{percent:.2g} %"
+    if percent >= 0.01:  # noqa: PLR2004 - below, nobody sees a difference
+        return f"{percent:.3g} %"
     return "< 0.01 %"

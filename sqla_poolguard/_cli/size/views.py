@@ -74,7 +74,7 @@ def figures(plan: Plan) -> RenderableType:
     table.add_row(
         "ceiling",
         Text(str(plan.ceiling), "bold red" if over else "bold"),
-        Text(f"{plan.service.usable} usable / {plan.service.processes.pools} pools", "dim"),
+        Text(f"{plan.service.usable} usable / {_pools(plan.service.processes.pools)}", "dim"),
     )
     if plan.knee is not None:
         words = f"of {plan.knee.classic} to {plan.knee.recent} that the server's cores can work for, all pools together"
@@ -152,6 +152,10 @@ def _processes(processes: Processes) -> str:
     words += f" + {processes.more} more" if processes.more else ""
     words += f" = {processes.peak} at the peak"
     return words + (f", {processes.engines} engines each" if processes.engines > 1 else "")
+
+
+def _pools(count: int) -> str:
+    return "1 pool" if count == 1 else f"{count} pools"
 
 
 def _grid() -> Table:
