@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from sqla_poolguard._demand import Demand
@@ -50,7 +51,7 @@ class Case:
                 self._notes(),
             )
         asked = f"{_need(pools, self.size)} connections, and {usable} are usable"
-        if self.load.outside and self._released() * pools <= usable:
+        if self.load.outside and self._released * pools <= usable:
             reason = (
                 f"{asked}; of a hold of {_time(self.load.holds.mean)}, {_time(self.load.outside)} are spent outside the database"
             )
@@ -100,6 +101,7 @@ class Case:
         floor = deadlock_floor(-(-self.load.tasks * serving // pools), self.load.nesting)
         return max(self._demand(self.load.rate / pools, self.load.holds).least(), floor)
 
+    @cached_property
     def _released(self) -> int:
         """Give what each needs if connections are given back before what is awaited outside the database."""
         inside = self.load.holds.scaled(1 - self.load.outside / self.load.holds.mean)
@@ -119,7 +121,7 @@ class Case:
         return self.load.rate / self.service.processes.steady.pools
 
     def _release(self) -> str:
-        return f"give the connection back before the outside call, as with release(session): {self._released()} for each pool"
+        return f"give the connection back before the outside call, as with release(session): {self._released} for each pool"
 
     def _outside(self) -> tuple[str, ...]:
         return (self._release(),) if self.load.outside else ()

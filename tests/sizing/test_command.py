@@ -166,3 +166,13 @@ def test_without_options_it_asks(size):
     assert "'1x' is no time; allowed:" in err
     assert "(2 replicas + 1 surge) x 4 processes = 12 at the peak" in " ".join(out.split())
     assert re.search(r"300 checkouts/s, held for 20 ms", out)
+
+
+def test_interrupted_it_is_neither_fit_nor_unfit(size, monkeypatch):
+    """The exit status of a program that was interrupted."""
+
+    def interrupt(*_args, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sqla_poolguard._plan.make_plan", interrupt)
+    assert size.run(*SMALL).returncode == 130

@@ -52,8 +52,8 @@ def test_debug_page_of_a_running_service(size, service):
     """Rate and hold by Little's law, and what is spent outside from what the pool has found; two processes do as much each."""
     answer = size.answer("--from", f"{service}/debug/", "--watch", "3s", *SERVER, "--workers", 2)
     load = answer["load"]
-    assert 2 * 20 < load["checkouts_per_second"] < 2 * 60
-    assert 0.07 < load["hold_seconds"] < 0.2
+    assert 2 * 10 < load["checkouts_per_second"] < 2 * 80
+    assert 0.07 < load["hold_seconds"] < 1.0
     assert 0.03 < load["outside_seconds"] < load["hold_seconds"]
     assert "looks" in answer["measured"][0]["notes"][0]
     assert answer["sensitivity"][1]["what"] == "given back before the outside call"
@@ -62,8 +62,8 @@ def test_debug_page_of_a_running_service(size, service):
 def test_metrics_of_a_running_service(size, service):
     """The histogram of hold times: its mean is exact, so the load is played through."""
     answer = size.answer("--from", f"{service}/metrics", "--watch", "3s", *SERVER)
-    assert 20 < answer["load"]["checkouts_per_second"] < 60
-    assert 0.095 < answer["load"]["hold_seconds"] < 0.2
+    assert 10 < answer["load"]["checkouts_per_second"] < 80
+    assert 0.095 < answer["load"]["hold_seconds"] < 1.0
     assert answer["simulated"]
 
 
@@ -87,11 +87,16 @@ def test_saved_pages(size, service, tmp_path):
         files[-1].write_text(json.dumps(fetched(f"{service}/debug/")))
         time.sleep(1)
     answer = size.answer("--from", files[2], "--from", files[0], "--from", files[1], *SERVER)
-    assert 15 < answer["load"]["checkouts_per_second"] < 70
+    assert 10 < answer["load"]["checkouts_per_second"] < 80
     alone = size.run("--from", files[0], *SERVER)
     assert "one saved debug page tells no rate" in alone.stderr
     (tmp_path / "other.json").write_text("[1]")
     assert "is no saved debug page" in size.run("--from", tmp_path / "other.json", *SERVER).stderr
+    (tmp_path / "other.json").write_text('{"at": "now", "pools": [{"pool": 1}]}')
+    assert (
+        "2 saved debug pages cannot be understood"
+        in size.run("--from", files[0], "--from", tmp_path / "other.json", *SERVER).stderr
+    )
     pages = [json.loads(file.read_text()) for file in files[:2]]
     pages[1]["pools"][0]["granted"] = 1
     files[1].write_text(json.dumps(pages[1]))
@@ -165,6 +170,24 @@ def test_server_that_says_no(size, server):
     assert 'password authentication failed for user "nobody"' in done.stderr
     assert "hush" not in done.stderr
     assert "or give its limits with --max-connections" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://a:hush@[::1/db", "postgresql://a:hush@host:port/db", "postgresql://a:hush@/db?host=%zz"]
+)
+def test_url_that_cannot_be_read(size, url):
+    """It is not repeated: there is a password in it."""
+    done = size.run("--from", url, *LOAD)
+    assert done.returncode == 2
+    assert done.stderr
+    assert "hush" not in done.stderr
+
+
+def test_url_as_an_application_has_it(size, asked):
+    """With what only its driver understands."""
+    server, room = asked
+    url = f"{url_of(server, 'shop')}?ssl=prefer&prepared_statement_cache_size=0&plugin=poolguard"
+    assert size.answer("--from", url, *LOAD)["server"]["room"] == room
 
 
 def test_server_that_says_nothing(size, monkeypatch):

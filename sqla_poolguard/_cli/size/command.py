@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["size"]
 
 _FITS, _DOES_NOT, _COULD_NOT_RUN = 0, 1, 2
+_INTERRUPTED: Final = 130
 _WHOLE: Final = click.IntRange(min=0)
 _SOME: Final = click.IntRange(min=1)
 _LIMIT: Final = click.IntRange(min=-1)
@@ -131,5 +132,7 @@ def size(
     except SizeError as error:
         screen.trouble(str(error))
         sys.exit(_COULD_NOT_RUN)
+    except (KeyboardInterrupt, click.Abort):
+        sys.exit(_INTERRUPTED)
     screen.show(plan, inputs, explain=explain, prepared=bouncer >= _FIRST_PREPARED)
     sys.exit(_FITS if plan.verdict is Verdict.FITS else _DOES_NOT)

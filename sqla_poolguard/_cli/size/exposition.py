@@ -24,8 +24,9 @@ __all__ = ["NAME", "ask_prometheus", "is_prometheus", "scrape"]
 NAME: Final = "db_client_connection_use_time_seconds"
 """`db.client.connection.use_time`, as Prometheus writes it."""
 _POOL: Final = "db_client_connection_pool_name"
-_LINE: Final = re.compile(rf"{NAME}_(bucket|sum|count)(?:\{{(.*)\}})?\s+(\S+)", re.ASCII)
 _LABEL: Final = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+_LINE: Final = re.compile(rf"""{NAME}_(bucket|sum|count)(?:\{{((?:[^"}}]|"(?:[^"\\]|\\.)*")*)\}})?\s+(\S+)""", re.ASCII)
+"""Of an exemplar, which may follow, nothing is read."""
 _FEWEST: Final = 30
 
 

@@ -14,7 +14,7 @@ _TIME: Final = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(us|ms|s|m|min|h)?", re.ASCI
 _PERCENT: Final = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*%", re.ASCII)
 
 
-class _Seconds(click.ParamType[float]):
+class _Seconds(click.ParamType):  # type: ignore[type-arg] # not generic in click 8.1
     """A time, in seconds unless a unit is given."""
 
     name = "time"
@@ -29,7 +29,7 @@ class _Seconds(click.ParamType[float]):
         return float(found[1]) * _UNITS[found[2] or ""]
 
 
-class _Share(click.ParamType[float]):
+class _Share(click.ParamType):  # type: ignore[type-arg] # not generic in click 8.1
     """A share, as a percentage or as a number below 1."""
 
     name = "share"
@@ -48,7 +48,7 @@ class _Share(click.ParamType[float]):
         return share
 
 
-class _Surge(click.ParamType[str]):
+class _Surge(click.ParamType):  # type: ignore[type-arg] # not generic in click 8.1
     """A number of replicas, or a percentage of them."""
 
     name = "count"

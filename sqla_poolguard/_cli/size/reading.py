@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +13,7 @@ from sqla_poolguard._cli.size.fetching import NoSuchPageError, get
 from sqla_poolguard._cli.size.trouble import SizeError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from sqla_poolguard._cli.size.measured import Measured
 
@@ -37,7 +39,9 @@ def read_from(places: Iterable[str], *, pool: str | None, watch: float, window: 
         if scheme in {"postgresql", "postgres"}:
             found.append(_server(place))
         elif scheme in {"http", "https"}:
-            found.append(_web(place, pool, watch, window))
+            shown = place.partition("://")[2].partition("?")[0].rpartition("@")[2].rstrip("/")  # no password, no token
+            with _understood(shown):
+                found.append(_web(place, pool, watch, window, shown))
         elif scheme:
             msg = (
                 f"--from {scheme}://… is not allowed; allowed: postgresql://, http://, https://, or files with saved debug pages"
@@ -46,11 +50,12 @@ def read_from(places: Iterable[str], *, pool: str | None, watch: float, window: 
         else:
             saved.append(_file(place))
     if saved:
-        pages = sorted((page.moment(each), each) for each in saved)
-        if len(pages) == 1:
+        if len(saved) == 1:
             msg = "one saved debug page tells no rate; give two or more of the same process: --from a.json --from b.json"
             raise SizeError(msg)
-        found.append(page.measure(pages, pool, f"{len(pages)} saved debug pages"))
+        with _understood(f"{len(saved)} saved debug pages"):
+            pages = sorted(((page.moment(each), each) for each in saved), key=itemgetter(0))
+            found.append(page.measure(pages, pool, f"{len(pages)} saved debug pages"))
     return found
 
 
@@ -63,8 +68,17 @@ def _server(dsn: str) -> Measured:
     return ask_server(dsn)
 
 
-def _web(url: str, pool: str | None, watch: float, window: str) -> Measured:
-    source = url.partition("?")[0].rpartition("@")[2].removeprefix("http://").removeprefix("https://").rstrip("/")
+@contextmanager
+def _understood(source: str) -> Iterator[None]:
+    """Say so, where what was read is not what it seemed to be."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        msg = f"{source} cannot be understood: {type(error).__name__} {error}"
+        raise SizeError(msg) from error
+
+
+def _web(url: str, pool: str | None, watch: float, window: str, source: str) -> Measured:
     try:
         first = get(url)
     except NoSuchPageError:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from typing import Any, Final
 
 import psycopg
+from psycopg.conninfo import make_conninfo
 from psycopg.rows import dict_row
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from sqla_poolguard._budget import LIMITS_SQL, ServerLimits
 from sqla_poolguard._cli.size.measured import Measured
@@ -20,6 +22,19 @@ _OTHERS: Final = """
 SELECT count(*)::int AS others FROM pg_catalog.pg_stat_activity
  WHERE usename IS NOT NULL AND datname IS NOT NULL AND usename <> session_user
 """
+_OPTIONS: Final = {
+    "host",
+    "port",
+    "passfile",
+    "sslmode",
+    "sslrootcert",
+    "sslcert",
+    "sslkey",
+    "channel_binding",
+    "target_session_attrs",
+}
+"""Of libpq's, those that lead to the server."""
+_SSL: Final = {"disable", "allow", "prefer", "require", "verify-ca", "verify-full"}
 _POOLED: Final = "SELECT pg_backend_pid() AS pid"
 
 
@@ -30,9 +45,9 @@ def ask_server(dsn: str) -> Measured:
     Raises:
         SizeError: it could not be asked.
     """
-    plain = re.sub(r"^(postgres(?:ql)?)\+\w+://", r"\1://", dsn)
+    conninfo = _conninfo(dsn)
     try:
-        row = asyncio.run(asyncio.wait_for(_ask(plain), _SECONDS))
+        row = asyncio.run(asyncio.wait_for(_ask(conninfo), _SECONDS))
     except TimeoutError as error:
         msg = f"the server did not answer in {_SECONDS:g} s; give its limits instead, with --max-connections"
         raise SizeError(msg) from error
@@ -45,6 +60,22 @@ def ask_server(dsn: str) -> Measured:
     pooled = ("there is a pooler between: these are the limits of the server behind it",) if row["pooled"] else ()
     rank = ("this role is a superuser, to whom no limit applies: ask with the application's role",) if limits.is_superuser else ()
     return Measured(source=f"server {row['place']}", limits=limits, others=row["others"], notes=(note, *pooled, *rank))
+
+
+def _conninfo(dsn: str) -> str:
+    """Make what libpq reads of a URL as SQLAlchemy reads it: with a driver, and with options that only that one knows."""
+    try:
+        url = make_url(dsn)
+    except (ArgumentError, ValueError):
+        msg = (
+            "the URL cannot be read; allowed: postgresql://role:password@host:port/database"  # it is not shown: it has a password
+        )
+        raise SizeError(msg) from None
+    options = {name: value for name, value in url.query.items() if name in _OPTIONS and isinstance(value, str)}
+    if url.query.get("ssl") in _SSL:  # asyncpg's name for it
+        options["sslmode"] = str(url.query["ssl"])
+    parts = {"host": url.host, "port": url.port, "user": url.username, "password": url.password, "dbname": url.database}
+    return make_conninfo("", **{**{name: value for name, value in parts.items() if value}, **options})
 
 
 async def _ask(dsn: str) -> dict[str, Any]:
