@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pty
-import re
 import subprocess
 import sys
 
@@ -153,7 +152,7 @@ def test_surge_may_be_a_percentage(size):
 def test_without_options_it_asks(size):
     """In a terminal; return takes what is usual."""
     parent, child = pty.openpty()
-    command = [sys.executable, "-P", "-m", "sqla_poolguard", "size"]
+    command = [sys.executable, "-P", "-m", "sqla_poolguard", "size", "--deadline", "2s"]
     with subprocess.Popen(
         command, stdin=child, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=size.environment, text=True
     ) as process:
@@ -165,7 +164,8 @@ def test_without_options_it_asks(size):
     assert "Eight questions" in err
     assert "'1x' is no time; allowed:" in err
     assert "(2 replicas + 1 surge) x 4 processes = 12 at the peak" in " ".join(out.split())
-    assert re.search(r"300 checkouts/s, held for 20 ms", out)
+    assert "300 checkouts/s, held for 20 ms" in out
+    assert "pool_timeout=0.5," in out
 
 
 def test_interrupted_it_is_neither_fit_nor_unfit(size, monkeypatch):

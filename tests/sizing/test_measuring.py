@@ -170,6 +170,8 @@ def test_server_that_says_no(size, server):
     assert 'password authentication failed for user "nobody"' in done.stderr
     assert "hush" not in done.stderr
     assert "or give its limits with --max-connections" in done.stderr
+    nobody = size.run("--from", "postgresql://a:hush@127.0.0.1:1/a", *LOAD)
+    assert "Connection refused; or give its limits" in nobody.stderr
 
 
 @pytest.mark.parametrize(

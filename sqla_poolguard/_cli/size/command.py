@@ -123,7 +123,7 @@ def size(
     given = Given(**{name: value for name, value in options.items() if value is not None})
     try:
         if given.is_empty and not places and not as_json and sys.stdin.isatty():
-            given = ask()
+            given = ask(given)
         with screen.busy("measuring"):
             measured = read_from(places, pool=pool, watch=watch, window=window)
         inputs = gather(given, measured)

@@ -52,14 +52,21 @@ def ask_server(dsn: str) -> Measured:
         msg = f"the server did not answer in {_SECONDS:g} s; give its limits instead, with --max-connections"
         raise SizeError(msg) from error
     except psycopg.Error as error:
-        said = str(error).strip().splitlines()
-        msg = f"the server could not be asked: {said[-1] if said else type(error).__name__}; or give its limits with --max-connections"
+        msg = f"the server could not be asked: {_tells_most(str(error)) or type(error).__name__}; or give its limits with --max-connections"
         raise SizeError(msg) from error
     limits = ServerLimits.of(row)
     note = f"PostgreSQL {limits.version // 10000}, role {row['role']!r}; {row['others']} connections of other roles now"
     pooled = ("there is a pooler between: these are the limits of the server behind it",) if row["pooled"] else ()
     rank = ("this role is a superuser, to whom no limit applies: ask with the application's role",) if limits.is_superuser else ()
     return Measured(source=f"server {row['place']}", limits=limits, others=row["others"], notes=(note, *pooled, *rank))
+
+
+def _tells_most(text: str) -> str:
+    """Choose of libpq's lines, one for each address and hints between them, the one that says what happened."""
+    lines = [line.strip() for line in text.splitlines()]
+    for word in ("FATAL:", "failed: "):
+        lines = [line for line in lines if word in line] or lines
+    return lines[0] if lines else ""
 
 
 def _conninfo(dsn: str) -> str:
