@@ -55,6 +55,7 @@ def _need(plan: Plan) -> list[Formula]:
         found.append(Formula("needed", played, "J. Kiefer and J. Wolfowitz, On the theory of queues with many servers, 1955"))
     else:
         formula = f"P(wait > t) = C(c, a) exp(-(c - a) t / h), a = {plan.busy:.3g}, h = {shown_time(hold)}; the least c with {late} = {plan.demand}"
+        formula += ". Holds with a longer tail, and bursts, need more: --hold-p50 and --hold-p99, --burst"
         found.append(
             Formula("needed", formula, "A. K. Erlang, 1917; L. Kleinrock, Queueing Systems, volume 1, 1975, section 3.5")
         )
