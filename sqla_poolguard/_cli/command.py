@@ -11,6 +11,7 @@ import click
 
 from sqla_poolguard._cli.demo.settings import OTLP_PROTOCOLS
 from sqla_poolguard._cli.files import prometheus
+from sqla_poolguard._cli.size.command import size
 from sqla_poolguard._cli.trouble import DemoError
 from sqla_poolguard._version import own_version
 
@@ -31,6 +32,7 @@ def poolguard() -> None:
 
 
 poolguard.add_command(prometheus)
+poolguard.add_command(size)
 
 
 @poolguard.command()

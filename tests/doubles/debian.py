@@ -1,61 +1,103 @@
-"""Programs from Debian's packages, brought without root and without installing them; where they cannot be had, tests fail."""
+"""Programs out of Debian's packages, for tests, with no rights: fetched once with the machine's own apt, unpacked, not installed.
+
+Knows no mirror: it asks apt which one this machine uses. What was fetched stays in the temp folder for the tests to come.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 
+KEYS = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+SCRIPT = """#!/bin/sh
+exec "{loader}" --library-path "{libraries}" "{program}" "$@"
+"""
 
-class NotToBeHadError(RuntimeError):
-    """A package could not be downloaded; the message says what apt said."""
 
-
-def unpacked(package: str) -> Path:
+def fetch(name: str, release: str, packages: list[str]) -> Path:
     """
-    Give the folder in which a package is unpacked; kept for the next time, under `XDG_CACHE_HOME` or `~/.cache`.
+    Unpack packages of a release into a folder of their own, unless that was done before.
 
-    Raises:
-        NotToBeHadError: there is no apt, or it has no such package.
+    Args:
+        name: of the folder.
+        release: Debian's codename for it, such as "bookworm".
+        packages: by name; what they depend on is not added.
+
+    Returns:
+        The folder, as if it were `/`.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sqla-poolguard-tests"
-    cache.mkdir(parents=True, exist_ok=True)
-    there = cache / package
-    if not there.exists():
-        with tempfile.TemporaryDirectory(dir=cache) as folder:
-            made = _unpack(package, Path(folder))
-            try:
-                made.rename(there)
-            except OSError:  # another process was faster
-                if not there.exists():
-                    raise
-    return there
+    place = Path(tempfile.gettempdir(), f"poolguard-debian-{os.geteuid()}")
+    place.mkdir(mode=0o755, exist_ok=True)
+    if place.stat().st_uid != os.geteuid():
+        msg = f"{place} is somebody else's: remove it, or set TMPDIR"
+        raise PermissionError(msg)
+    root = place / name
+    with (place / "lock").open("w") as lock:  # tests run in several processes
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not root.exists():
+            half = place / f"{name}.half"
+            shutil.rmtree(half, ignore_errors=True)
+            _unpack(half, _lists(place, release), packages)
+            half.rename(root)
+    return root
 
 
-def _unpack(package: str, folder: Path) -> Path:
-    if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
-        message = (
-            f"the package {package!r} is needed, and there is no apt-get or no dpkg: these tests run on Debian and its relatives"
-        )
-        raise NotToBeHadError(message)
-    own = folder / "apt"
-    (own / "lists" / "partial").mkdir(parents=True)
-    (own / "cache" / "archives" / "partial").mkdir(parents=True)
-    lists = ["-o", f"Dir::State::lists={own / 'lists'}", "-o", f"Dir::Cache={own / 'cache'}"]
-    try:
-        _run("apt-get", "download", package, cwd=folder)
-    except NotToBeHadError:  # the machine's own lists are missing or old
-        _run("apt-get", *lists, "update", cwd=folder)
-        _run("apt-get", *lists, "download", package, cwd=folder)
-    (archive,) = folder.glob("*.deb")
-    _run("dpkg", "-x", str(archive), str(folder / "root"), cwd=folder)
-    return folder / "root"
+def script(program: Path, root: Path, at: Path) -> Path:
+    """Write a script that runs a program of a fetched release with the libraries of that release, and with its C library."""
+    libraries = sorted({str(path.parent) for path in root.rglob("*.so.*")})
+    loader = next(path for path in sorted(root.rglob("ld-linux*.so*")) if path.exists())
+    at.parent.mkdir(parents=True, exist_ok=True)
+    half = at.with_suffix(f".{os.getpid()}")
+    half.write_text(SCRIPT.format(loader=loader, libraries=":".join(libraries), program=program))
+    half.chmod(0o755)
+    return half.rename(at)
 
 
-def _run(*command: str, cwd: Path) -> None:
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=300)
+def openssl() -> Path:
+    """Give the program that makes keys and certificates, for machines that have it not."""
+    root = fetch("openssl", "bookworm", ["openssl", "libc6", "libssl3"])
+    return script(root / "usr/bin/openssl", root, root / "run" / "openssl")
+
+
+def _lists(place: Path, release: str) -> list[str]:
+    """Bring the list of a release's packages, as a state of its own of apt; gives the options with which apt uses it."""
+    state = place / f"apt-{release}"
+    for folder in ("sources", "lists/partial", "cache/archives/partial"):
+        (state / folder).mkdir(parents=True, exist_ok=True)
+    own = _run("apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE)", "Created-By: Packages").splitlines()
+    mirror = next(uri for uri, _, suite in (line.partition(" ") for line in own) if "-" not in suite)
+    signed = f"Signed-By: {KEYS}\n" if KEYS.exists() else ""
+    source = f"Types: deb\nURIs: {mirror}\nSuites: {release}\nComponents: main\n{signed}"
+    (state / "sources" / "one.sources").write_text(source)
+    options = {
+        "Dir::Etc::sourcelist": "/dev/null",
+        "Dir::Etc::sourceparts": state / "sources",
+        "Dir::State::lists": state / "lists",
+        "Dir::Cache": state / "cache",
+        "Acquire::Languages": "none",
+        "APT::Sandbox::User": "",
+    }
+    given = [f"-o{name}={value}" for name, value in options.items()]
+    _run("apt-get", *given, "update", "-qq")
+    return given
+
+
+def _unpack(root: Path, options: list[str], packages: list[str]) -> None:
+    files = root / "packages"
+    files.mkdir(parents=True)
+    _run("apt-get", *options, "download", "-qq", *packages, cwd=files)
+    for file in files.iterdir():
+        _run("dpkg", "-x", str(file), str(root))
+    shutil.rmtree(files)
+
+
+def _run(*command: str, cwd: Path | None = None) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, timeout=240)
     if done.returncode:
-        message = f"{' '.join(command)} failed with {done.returncode}:\n{done.stdout}{done.stderr}"
-        raise NotToBeHadError(message)
+        msg = f"{' '.join(command[:1])} failed: {done.stderr.strip()[-500:]}"
+        raise RuntimeError(msg)
+    return done.stdout

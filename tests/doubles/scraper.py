@@ -11,7 +11,7 @@ import urllib.parse
 import urllib.request
 from typing import TYPE_CHECKING, Any
 
-from doubles.debian import unpacked
+from doubles.debian import fetch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -27,8 +27,12 @@ _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 def promtool(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run Prometheus' own tool."""
-    tool = unpacked("prometheus") / "usr" / "bin" / "promtool"
+    tool = _programs() / "promtool"
     return subprocess.run([tool, *arguments], capture_output=True, text=True, check=False, timeout=PATIENCE)
+
+
+def _programs() -> Path:
+    return fetch("prometheus-2.42", "bookworm", ["prometheus"]) / "usr" / "bin"
 
 
 class Scraper:
@@ -53,7 +57,7 @@ class Scraper:
 
     def __enter__(self) -> Self:
         command = [
-            str(unpacked("prometheus") / "usr" / "bin" / "prometheus"),
+            str(_programs() / "prometheus"),
             f"--config.file={self.config}",
             f"--storage.tsdb.path={self._folder / 'data'}",
             f"--web.listen-address=127.0.0.1:{self._port}",

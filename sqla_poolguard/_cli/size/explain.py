@@ -1,0 +1,91 @@
+"""Every formula that was used, with this load's figures in it, and where it comes from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from sqla_poolguard._cli.size.quantities import shown_share, shown_time
+
+if TYPE_CHECKING:
+    from sqla_poolguard._cli.size.given import Inputs
+    from sqla_poolguard._plan import Plan
+
+__all__ = ["Formula", "formulas"]
+
+
+class Formula(NamedTuple):
+    """One of them."""
+
+    name: str
+    computed: str
+    source: str
+
+
+def formulas(plan: Plan, inputs: Inputs) -> list[Formula]:
+    """Give those that this plan rests on."""
+    return [*_room(plan, inputs), *_need(plan), *_rest(plan)]
+
+
+def _room(plan: Plan, inputs: Inputs) -> list[Formula]:
+    limits, processes = inputs.limits, plan.service.processes
+    room = limits.room
+    words = (
+        f"max_connections {limits.max_connections} - {limits.withheld} reserved"
+        if room.bound == "max_connections"
+        else f"limit of the {room.bound}"
+    )
+    usable = f"{words} = {room.slots}; - {inputs.others} of others - {inputs.headroom} kept free = {plan.service.usable}"
+    peak = f"({processes.replicas} replicas + {processes.surge} surge + {processes.terminating} terminating) x {processes.workers} workers"
+    peak += f" + {processes.more} more = {processes.peak}; x {processes.engines} engines = {processes.pools} pools"
+    return [
+        Formula("usable connections", usable, "PostgreSQL documentation, 20.3.1; InitPostgres() in its source"),
+        Formula("processes at the peak", peak, "Kubernetes, Deployments: maxSurge; a terminating pod counts in neither"),
+        Formula("ceiling", f"{plan.service.usable} / {processes.pools} pools = {plan.ceiling} each, rounded down", "arithmetic"),
+    ]
+
+
+def _need(plan: Plan) -> list[Formula]:
+    hold, target = plan.load.holds.mean, plan.target
+    busy = f"L = lambda W = {plan.rate:.4g}/s x {shown_time(hold)} = {plan.busy:.3g}, with W the time that a connection is held"
+    late = f"P(wait > {shown_time(target.wait)}) <= {shown_share(target.share)}"
+    found = [Formula("busy on average", busy, "J. D. C. Little, A proof for the queuing formula, 1961")]
+    if plan.simulated:
+        played = f"the least c with {late} = {plan.demand}: the load was played through (holds {plan.load.holds.words}; "
+        played += f"bursts of {plan.load.burst}); Erlang's formula holds for exponential holds and single arrivals only"
+        found.append(Formula("needed", played, "J. Kiefer and J. Wolfowitz, On the theory of queues with many servers, 1955"))
+    else:
+        formula = f"P(wait > t) = C(c, a) exp(-(c - a) t / h), a = {plan.busy:.3g}, h = {shown_time(hold)}; the least c with {late} = {plan.demand}"
+        formula += ". Holds with a longer tail, and bursts, need more: --hold-p50 and --hold-p99, --burst"
+        found.append(
+            Formula("needed", formula, "A. K. Erlang, 1917; L. Kleinrock, Queueing Systems, volume 1, 1975, section 3.5")
+        )
+    return found
+
+
+def _rest(plan: Plan) -> list[Formula]:
+    load = plan.load
+    floor = f"tasks x (connections of each - 1) + 1 = {load.tasks} x {load.nesting - 1} + 1 = {plan.floor}"
+    found = [Formula("deadlock floor", floor, "HikariCP, About Pool Sizing, Pool-locking")]
+    if plan.knee is not None:
+        words = f"2 x cores + spindles (0) = {plan.knee.classic}; for newer versions 4 x cores = {plan.knee.recent}; "
+        words += f"this load: {plan.working:.3g} at a time at most"
+        found.append(
+            Formula(
+                "knee of the server",
+                words,
+                "PostgreSQL wiki, Number Of Database Connections: a rule of thumb, not tested on SSDs",
+            )
+        )
+    timeout = (
+        f"a quarter of the deadline, {shown_time(plan.target.deadline)} / 4, and no less than twice the wait that is tolerated"
+    )
+    shared = f"the same formula for the whole load in one line = {plan.shared}"
+    return [
+        *found,
+        Formula("needed if all share", shared, "as needed"),
+        Formula(
+            "pool_timeout",
+            f"{timeout} = {shown_time(plan.target.pool_timeout)}",
+            "who has waited longer has too little time left for the work",
+        ),
+    ]
