@@ -63,9 +63,12 @@ async def observe(pool, events, note, measured=TIMES):
             gc.enable()
 
     monitoring.use_tool_id(monitoring.PROFILER_ID, "test_cost")
+    gc.collect()
+    gc.disable()  # what other tests have left behind is not this checkout's to clear up
     try:
         await greenlet_spawn(observed)
     finally:
+        gc.enable()
         monitoring.free_tool_id(monitoring.PROFILER_ID)
 
 
