@@ -12,7 +12,7 @@ from sqla_poolguard._totals import Totals
 
 if TYPE_CHECKING:
     from asyncio import Task
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from sqla_poolguard._callsite import Place
     from sqla_poolguard._facts import Reason
@@ -87,6 +87,8 @@ class Ledger:
         """Where exporters get them."""
         self.spill: Callable[[deque[Sample]], object] = self.dealt.spill
         """Takes one sample out when there are too many; an exporter records it, else it is forgotten."""
+        self.listeners: Callable[[], Iterable[object]] = tuple
+        """Gives who is told of every checkout beside us: an exporter looks whether one of them measures the same."""
         self._pools: weakref.WeakSet[Slots[Any]] = weakref.WeakSet()
 
     def __repr__(self) -> str:

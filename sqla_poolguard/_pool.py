@@ -140,7 +140,8 @@ class GuardedPool(Figures):
         guard_against_fork(self)
 
     def _make_reporter(self, creator: Callable[..., Any]) -> Reporter:
-        guard, ledger = self._guard, Ledger()
+        guard, ledger, dispatch = self._guard, Ledger(), self.dispatch
+        ledger.listeners = lambda: tuple(dispatch.checkout)
         name = claim(guard.name or address_of(creator, self._dialect), ledger)
         telemetry = (observe(ledger, name, guard.meter_provider, guard.tracer_provider),) if guard.telemetry else ()
         return Reporter(name, ledger, Observers((*telemetry, LogObserver(), *guard.observers)))

@@ -17,6 +17,7 @@ from sqla_poolguard._levels import breakers, connections, most_idle, most_open
 from sqla_poolguard._otel import _names as names
 from sqla_poolguard._otel._instruments import make_histogram, no_context
 from sqla_poolguard._otel._measured import Measured
+from sqla_poolguard._otel._neighbours import counted_by_others
 from sqla_poolguard._samples import SAMPLES_KEPT
 
 if TYPE_CHECKING:
@@ -143,6 +144,8 @@ class Metrics:
     def _count(self, options: CallbackOptions) -> Iterable[Observation]:
         found = []
         for pool, ledger in self._drain(options):
+            if pool.yields_to(counted_by_others(ledger.listeners())):
+                continue
             idle, used = connections(ledger)
             found += [Observation(idle, pool.idle), Observation(used, pool.used)]
         return found

@@ -51,6 +51,7 @@ FLOORS = {
     "_otel._measured": EFFECTS,
     "_otel._metrics": EFFECTS,
     "_otel._names": EFFECTS,
+    "_otel._neighbours": EFFECTS,
     "_otel._providers": EFFECTS,
     "_otel._spans": EFFECTS,
     "_otel._total": EFFECTS,

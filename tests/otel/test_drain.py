@@ -13,6 +13,7 @@ from opentelemetry.metrics import CallbackOptions, NoOpMeterProvider
 from opentelemetry.sdk.metrics import MeterProvider
 
 from sqla_poolguard import _ledger
+from sqla_poolguard._facts import Reason
 from sqla_poolguard._ledger import Ledger
 from sqla_poolguard._otel import _metrics, observe
 
@@ -30,6 +31,8 @@ class Broken:
     def record(self, *_, **__):
         """Raise."""
         raise ZeroDivisionError
+
+    add = record
 
 
 class NoOpProvider(NoOpMeterProvider):
@@ -75,6 +78,22 @@ def test_collected_engines_are_bounded(use, monkeypatch):
     observe(Ledger(), "last")
     assert 0 < sum(len(pool.samples) for pool in sdk.metrics._pools) <= 20
     assert len(sdk.metrics._pools) <= 4
+
+
+async def test_engine_is_made_although_another_left_what_cannot_be_told(sdk, monkeypatch, caplog):
+    """What a collected engine left behind, and an instrument refuses, breaks no engine that is made later; the log says so once."""
+    ledger = Ledger()
+    observe(ledger, "gone")
+    ledger.samples.extend([(0.0, 1.0)] * 3)
+    ledger.rejected[Reason.TIMEOUT] += 1
+    del ledger
+    gc.collect()
+    for name in ("wait_time", "timeouts"):
+        monkeypatch.setattr(sdk.metrics, name, Broken())
+    monkeypatch.setattr(sdk.metrics._pools[0]._timeouts, "_counter", Broken())
+    monkeypatch.setattr(_metrics, "SAMPLES_KEPT", 1)
+    await checkouts(engine(), 1)
+    assert [record.exc_info[0] for record in caplog.records if record.name == "sqla_poolguard"] == [ZeroDivisionError]
 
 
 def test_drain_lets_others_run(sdk, monkeypatch):
