@@ -27,6 +27,14 @@ _LONG: Final = 1 / 3
 """Of `max_wait`: a mean hold above that makes a prediction poor."""
 
 
+def _latest(samples: Sequence[tuple[float, float]], count: int) -> list[tuple[float, float]]:
+    """Give the last ones, the latest first, though an exporter may take out others meanwhile, in another thread."""
+    try:
+        return list(itertools.islice(reversed(samples), count))
+    except RuntimeError:  # a deque notices; to copy all of it is one step of the interpreter
+        return list(itertools.islice(reversed(list(samples)), count))
+
+
 class Pace:
     """
     How fast connections come back while all are out.
@@ -68,7 +76,7 @@ class Pace:
             weight = self._fade(ended)
             self._spent += weight * busy * max(now - self._looked_at, 0.0)
         else:
-            recent = [held for _, held in itertools.islice(reversed(samples), min(ended, _MEMORY))]
+            recent = [held for _, held in _latest(samples, min(ended, _MEMORY))]
             weight = self._fade(len(recent))
             self._spent += weight * sum(recent)
         self._looked_at, self._total, self._waited = now, total, waiting > 0

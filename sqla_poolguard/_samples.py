@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, Final
@@ -22,6 +23,10 @@ Sample = tuple[float, float]
 """(wait time, use time) of an ended lease, in seconds."""
 
 
+_joining: Final = threading.Lock()
+"""Against two who would both be the first."""
+
+
 class Share:
     """What one who counts has still to take."""
 
@@ -39,7 +44,7 @@ class Samples:
     One pool's samples, which leases append to a queue, and a share for each who counts them.
 
     As long as there is only one he takes them from that queue itself, and nothing is dealt.
-    There is no lock: each step is one of the interpreter, and samples that are being dealt by one thread reach the shares a moment later.
+    Samples need no lock: each step is one of the interpreter, and samples that are being dealt by one thread reach the shares a moment later.
     """
 
     __slots__ = ("_fresh", "_shares")
@@ -55,11 +60,12 @@ class Samples:
         Args:
             spill: takes some out of a queue that has grown too long. It is called by a checkout, and must neither raise nor take long.
         """
-        for share in self._shares:  # at most one has the fresh ones to itself
-            share.queue = deque() if share.queue is self._fresh else share.queue
-        share = Share(deque() if self._shares else self._fresh, spill)
-        self._shares += (share,)
-        return share
+        with _joining:
+            for other in self._shares:  # at most one has the fresh ones to itself
+                other.queue = deque() if other.queue is self._fresh else other.queue
+            share = Share(deque() if self._shares else self._fresh, spill)
+            self._shares += (share,)
+            return share
 
     def deal(self, most: int | None = None) -> None:
         """Hand out the fresh samples, or so many of them; to be called before a share is looked at."""

@@ -93,6 +93,15 @@ class Measured:
 
     # later
 
+    @property
+    def samples(self) -> deque[Sample]:
+        """Those that are still to be recorded, once they are dealt."""
+        return self._share.queue
+
+    def deal(self) -> None:
+        """Get what has come meanwhile."""
+        self._dealt.deal()
+
     def yields_to(self, other: str | None) -> bool:
         """
         Tell whether to leave the count of connections to another instrumentation, since it has the same name; and tell the user.
@@ -110,15 +119,6 @@ class Measured:
                     "; ours are left out" if other == names.CONNECTION_COUNT.name else "",
                 )
         return other == names.CONNECTION_COUNT.name
-
-    @property
-    def samples(self) -> deque[Sample]:
-        """Those that are still to be recorded, once they are dealt."""
-        return self._share.queue
-
-    def deal(self) -> None:
-        """Get what has come meanwhile."""
-        self._dealt.deal()
 
     def tell_totals(self) -> None:
         """Count what has not been counted yet."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections import deque
 
     from sqla_poolguard._ledger import Ledger
-    from sqla_poolguard._samples import Sample, Samples
+    from sqla_poolguard._samples import Sample, Samples, Share
 
 __all__ = ["Account"]
 
@@ -38,13 +38,17 @@ class Account:
         """For those who count samples, and those who want to see the sum of them."""
         self._totals: tuple[Totals, ...] = ()
         """Those of the engines before, and of the last one."""
+        self._shares: tuple[Share, ...] = ()
+        """Those of the engine before, to which another thread may still be dealing, and of the last one."""
         self._begin(ledger)
 
     def _begin(self, ledger: Ledger) -> None:
-        self._ledger = weakref.ref(ledger)
-        self._totals = (self.totals(), ledger.totals)
-        self._dealt: Samples | None = ledger.dealt
-        self._share = ledger.dealt.join(self._spill)
+        share = ledger.dealt.join(self._spill)
+        with self._lock:
+            self._ledger = weakref.ref(ledger)
+            self._totals = (self.totals(), ledger.totals)
+            self._shares = (*self._shares[-1:], share)
+            self._dealt: Samples | None = ledger.dealt
 
     def go_on(self, ledger: Ledger) -> None:
         """Go on with the books of another engine; the one before was collected, since its name was free."""
@@ -79,18 +83,27 @@ class Account:
         self._use_times.forget()
         for totals in self._totals:
             totals.forget()
-        self._share.queue.clear()
+        for share in self._shares:
+            share.queue.clear()
 
     def _fold(self) -> None:
         """Count the samples that have come; those that come meanwhile are for the next time."""
-        is_over = self.ledger is None
-        if self._dealt is not None:
-            self._dealt.deal()
-            self._dealt = None if is_over else self._dealt  # with it goes what others had to do with this engine
-        for _ in range(0, len(self._share.queue), _BATCH):
-            with self._lock:
-                self._count(self._share.queue)
-            time.sleep(0)
+        dealt, is_over = self._dealt, self.ledger is None
+        if dealt is not None:
+            dealt.deal()
+            if is_over:
+                self._let_go(dealt)
+        for share in self._shares:
+            for _ in range(0, len(share.queue), _BATCH):
+                with self._lock:
+                    self._count(share.queue)
+                time.sleep(0)
+
+    def _let_go(self, dealt: Samples) -> None:
+        """Forget where samples came from: others may have joined there, whom this would keep alive."""
+        with self._lock:
+            if self._dealt is dealt:
+                self._dealt = None
 
     def _spill(self, queue: deque[Sample]) -> None:
         """Make room, on behalf of a checkout; while somebody else does, there will be some."""
