@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["open_books"]
 
 
-def open_books(guard: Guard, creator: Callable[..., Any], dialect: Any) -> Reporter:
+def open_books(guard: Guard, creator: Callable[..., Any], dialect: Any, dispatch: Any) -> Reporter:
     """
     Open the books that all generations of a pool share.
 
@@ -28,8 +28,10 @@ def open_books(guard: Guard, creator: Callable[..., Any], dialect: Any) -> Repor
         guard: `name`, `telemetry` with its providers, and `observers`.
         creator: makes a DBAPI connection.
         dialect: SQLAlchemy's; with the creator it tells what the pool is called where the guard does not.
+        dispatch: knows who listens to the pool.
     """
     ledger = Ledger()
+    ledger.listeners = lambda: tuple(dispatch.checkout)
     name = claim(guard.name or address_of(creator, dialect), ledger)
     if not guard.telemetry:
         return Reporter(name, ledger, Observers((LogObserver(), *guard.observers)), Tracing())

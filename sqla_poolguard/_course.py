@@ -71,7 +71,7 @@ class Course:
     def phases(self, end: float) -> list[Phase]:
         """Give the phases of a wait that is over now."""
         ends = [since for _, since in self._begun[1:]] + [end]
-        return [Phase(name, since, max(until - since, 0.0)) for (name, since), until in zip(self._begun, ends, strict=True)]
+        return [Phase(name, since, max(until - since, 0.0)) for (name, since), until in zip(self._begun, ends, strict=False)]
 
     def queued(self, end: float) -> float:
         """Give the seconds in the queue."""

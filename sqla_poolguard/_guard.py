@@ -101,7 +101,7 @@ class Guard:
     """What to remember of the caller, its line ("site"), its callers too ("stack") or nothing ("off")."""
 
     telemetry: bool = True
-    """Offer metrics and spans to OpenTelemetry; costs next to nothing while no SDK is configured."""
+    """Offer metrics and spans to OpenTelemetry; costs next to nothing while no SDK is configured. False also where providers are given."""
 
     meter_provider: MeterProvider | None = None
     """Whose meter measures the pool; None means the application's global one, even if that is set later."""

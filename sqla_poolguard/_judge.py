@@ -84,9 +84,13 @@ class Judge:
         if sight.state is HolderState.ORPHANED and streak.idle >= self.patience:
             known = FindingKind.ORPHANED in streak.told
             if self._find(record, streak, FindingKind.ORPHANED, sight):
-                taken = self._guard.reclaim == "orphaned" and self._reclaim(record, streak)
-                if not known:
-                    self._reporter.ledger.totals.leaks[LeakKind.RECLAIMED if taken else LeakKind.ORPHANED] += 1
+                kind = LeakKind.ORPHANED
+                try:
+                    if self._guard.reclaim == "orphaned" and self._reclaim(record, streak):
+                        kind = LeakKind.RECLAIMED
+                finally:
+                    if not known:
+                        self._reporter.ledger.totals.leaks[kind] += 1
         elif sight.state is HolderState.AWAITING:
             seen = streak.gap_samples >= _ENOUGH and streak.gap_elsewhere * 2 >= streak.idle
             if streak.idle >= self.patience and seen:

@@ -11,7 +11,7 @@ from sqla_poolguard._finding import LeakKind
 
 if TYPE_CHECKING:
     from asyncio import Task
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from sqla_poolguard._callsite import Place
     from sqla_poolguard._course import Course
@@ -126,6 +126,8 @@ class Ledger:
         """(wait time, use time) of each ended lease, in seconds, until an exporter takes it."""
         self.spill: Callable[[deque[tuple[float, float]]], object] = deque.popleft
         """Takes one sample out when there are too many; an exporter records it, else it is forgotten."""
+        self.listeners: Callable[[], Iterable[object]] = tuple
+        """Gives who is told of every checkout beside us: an exporter looks whether one of them measures the same."""
         self._pools: weakref.WeakSet[Slots[Any]] = weakref.WeakSet()
 
     def __repr__(self) -> str:

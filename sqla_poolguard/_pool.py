@@ -122,7 +122,7 @@ class GuardedPool(Figures):
         self._slots = Slots(pool_size, max_overflow, make_breaker(self._guard, patience), self._clock, use_lifo=use_lifo)
         self._handover = Handover(self._slots)
         if _predecessor is None:
-            reporter = open_books(self._guard, creator, self._dialect)
+            reporter = open_books(self._guard, creator, self._dialect, self.dispatch)
             listen(self)
         else:  # its listeners came with `_dispatch`
             reporter = _predecessor._watch.reporter

@@ -128,9 +128,9 @@ class Trail:
         That is where it is given back, unless somebody else gives it back: the garbage collector, or the task of another trace.
         """
         streak = _streak_of(lease)
-        seen = streak.spot if streak is not None else None
+        seen = (streak.spot if streak is not None else None) or self._tracing.spot_of(_task_of(lease))
         if is_lost:
-            return seen or self._tracing.spot_of(_task_of(lease))
+            return seen
         here = self._tracing.here()
         return here if here is not None and (seen is None or here.trace_id == seen.trace_id) else seen
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.context import Context
+from opentelemetry.metrics import NoOpCounter, NoOpHistogram
 from opentelemetry.trace import INVALID_SPAN, set_span_in_context
 
 from sqla_poolguard._otel import _names as names
@@ -15,10 +16,14 @@ if TYPE_CHECKING:
 
 __all__ = ["make_histogram", "no_context", "nobody_measures"]
 
+_IDLE: Final = NoOpCounter, NoOpHistogram
+"""Of the API's own provider, and of an SDK that is disabled (`OTEL_SDK_DISABLED`)."""
+
 
 def nobody_measures(instrument: object) -> bool:
-    """Tell whether an instrument stands for one that an SDK, which is not there yet, would make."""
-    return getattr(instrument, "_real_instrument", instrument) is None
+    """Tell whether an instrument does nothing, or stands for one that an SDK, which is not there yet, would make."""
+    real = getattr(instrument, "_real_instrument", instrument)
+    return real is None or isinstance(real, _IDLE)
 
 
 def make_histogram(meter: Meter, instrument: names.Instrument) -> Histogram:

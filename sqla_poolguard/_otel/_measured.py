@@ -61,7 +61,9 @@ class Measured:
         )
         self._early: dict[float, int] = {}
         """Wait times that were recorded at once, and how often: of as many samples, only the use time is still to be recorded."""
-        self._early_lock = threading.Lock()
+        self._early_lock = threading.RLock()
+        self._beside: str | None = None
+        """The name under which another instrumentation counts the connections, as far as that was told."""
 
     def _total(
         self, counter: Counter, read: Callable[[], float | None], name: str | None = None, value: str | None = None
@@ -90,6 +92,24 @@ class Measured:
         self._rejections[reason].tell()
 
     # later
+
+    def yields_to(self, other: str | None) -> bool:
+        """
+        Tell whether to leave the count of connections to another instrumentation, since it has the same name; and tell the user.
+
+        Args:
+            other: the name under which the other one counts them; None if there is none.
+        """
+        if other != self._beside:
+            self._beside = other
+            if other is not None:
+                _log.info(
+                    "pool %r: opentelemetry-instrumentation-sqlalchemy counts its connections too, as %s%s",
+                    self.attributes[names.POOL_NAME],
+                    other,
+                    "; ours are left out" if other == names.CONNECTION_COUNT.name else "",
+                )
+        return other == names.CONNECTION_COUNT.name
 
     def tell_totals(self) -> None:
         """Count what has not been counted yet."""
@@ -149,7 +169,7 @@ class Measured:
     def forget(self) -> None:
         """Forget what has not been recorded yet: in a forked child, where the parent records it."""
         self.samples.clear()
-        self._early_lock = threading.Lock()
+        self._early_lock = threading.RLock()
         self._early.clear()
         for total in self._totals:
             total.forget()

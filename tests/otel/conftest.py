@@ -38,7 +38,7 @@ class Reader(InMemoryMetricReader):
         found = {}
         for name, metric in self.metrics().items():
             for point in metric.data.data_points:
-                if pool in (None, point.attributes[POOL]):
+                if pool in (None, point.attributes.get(POOL)):
                     state = next((point.attributes[by] for by in BY if by in point.attributes), None)
                     short = name.removeprefix("db.client.connection.")
                     key = f"{short} {state}" if state else short

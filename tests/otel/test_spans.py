@@ -99,7 +99,7 @@ async def test_no_root_is_drawn(sdk):
 
 
 async def test_nothing_is_drawn_in_a_trace_that_is_not_recorded(sdk):
-    """Inside a span that is not sampled nothing is drawn, and the sampler is not even asked."""
+    """Inside a span that is not sampled nothing is drawn, and nothing beyond that is asked: neither the sampler nor the quota."""
     tracer = TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False).get_tracer("application")
     db = slow(0.5, pool_size=1, max_overflow=0, pool_timeout=1)
     with tracer.start_as_current_span("request"):
@@ -107,6 +107,7 @@ async def test_nothing_is_drawn_in_a_trace_that_is_not_recorded(sdk):
             with pytest.raises(CheckoutTimeout):
                 await db.connect()
     assert sdk.exporter.get_finished_spans() == ()
+    assert pool_of(db)._watch.reporter.tracing._quota._lines == {}
 
 
 async def test_timeout_names_the_holder(sdk):

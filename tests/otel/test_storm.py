@@ -30,7 +30,7 @@ from sqla_poolguard._reclaim import reclaim
 
 from .conftest import BY, POOL
 
-CHECKOUTS = 1500
+CHECKOUTS = 1000
 REFUSALS = {Reason.TIMEOUT, Reason.CANCELLED, Reason.CONNECT_FAILED, Reason.QUEUE_FULL, Reason.DEADLINE}
 CUMULATIVE, DELTA = AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA
 
@@ -166,7 +166,7 @@ class Truth(Observer):
 
 async def one(db, driver, chance):
     """Check out once, and end it somehow."""
-    await asyncio.sleep(chance.uniform(0, 30))
+    await asyncio.sleep(chance.uniform(0, 20))
     if chance.random() < 0.1:
         asyncio.get_running_loop().call_later(chance.uniform(0, 0.5), asyncio.current_task().cancel)
     driver.connect = chance.choices([Gate.OK, Gate.SLOW, Gate.ERROR], [6, 3, 1])[0]
@@ -234,8 +234,8 @@ async def test_metrics_equal_the_ledger(use, monkeypatch, crew, temporality):
     with contextlib.ExitStack() as stack:
         for reader in readers:
             stack.callback(reader.pause)
-        for _ in range(6):
-            await asyncio.sleep(5)
+        for _ in range(5):
+            await asyncio.sleep(4)
             if chance.random() < 0.3:
                 await db.dispose()
             gc.collect()

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import collections
+import gc
 import pathlib
 import sys
 
 import pytest
 from doubles.driver import greenlet_spawn
 from doubles.pools import engine, pool_of
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 import sqla_poolguard
 from sqla_poolguard import GuardedPool
+from sqla_poolguard._ledger import SAMPLES_KEPT
 from sqla_poolguard._private import LINE_2_1
 
 pytestmark = pytest.mark.skipif(sys.version_info < (3, 12), reason="sys.monitoring came with Python 3.12")
@@ -37,7 +41,7 @@ class Instant:
     terminate = close
 
 
-async def observe(pool, events, note):
+async def observe(pool, events, note, measured=TIMES):
     """Check out and in several times, and note what the interpreter does meanwhile."""
     monitoring = sys.monitoring
 
@@ -51,28 +55,31 @@ async def observe(pool, events, note):
             monitoring.register_callback(monitoring.PROFILER_ID, event, note)
         monitoring.set_events(monitoring.PROFILER_ID, sum(events))
         try:
-            checkouts(TIMES)
+            checkouts(measured)
         finally:
             monitoring.set_events(monitoring.PROFILER_ID, 0)
 
     monitoring.use_tool_id(monitoring.PROFILER_ID, "test_cost")
+    gc.collect()
+    gc.disable()  # what other tests have left behind is not this checkout's to clear up
     try:
         await greenlet_spawn(observed)
     finally:
+        gc.enable()
         monitoring.free_tool_id(monitoring.PROFILER_ID)
 
 
-async def bytecodes(pool):
+async def bytecodes(pool, times=TIMES):
     """Count the bytecodes of one checkout and checkin: all of the pool's side, and those of our package."""
     counts = collections.Counter()
 
     def note(code, _offset):
         counts[code.co_filename] += 1
 
-    await observe(pool, [sys.monitoring.events.INSTRUCTION], note)
+    await observe(pool, [sys.monitoring.events.INSTRUCTION], note, times)
     test = counts.pop(__file__)
-    assert test / TIMES < 30, "the test itself weighs little"
-    return sum(counts.values()) / TIMES, sum(count for file, count in counts.items() if file.startswith(OURS)) / TIMES
+    assert test / times < 30, "the test itself weighs little"
+    return sum(counts.values()) / times, sum(count for file, count in counts.items() if file.startswith(OURS)) / times
 
 
 @pytest.fixture
@@ -100,14 +107,40 @@ async def test_a_checkout_against_that_of_stock(instant, lane):
     assert (total if lane == "fast" else total - own) <= SHARE_OF_STOCK * stock
 
 
-async def test_nothing_is_measured_or_logged_on_the_way(instant, lane):
+PROVIDERS = {
+    "no SDK": lambda: None,
+    "an SDK": lambda: MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False),
+}
+
+
+@pytest.mark.parametrize("sdk", PROVIDERS)
+async def test_telemetry_adds_nothing_to_a_checkout(instant, sdk):
+    """With telemetry on, an SDK or none, a checkout takes as many bytecodes as with it off: it leaves a sample in either case."""
+    off, _ = await bytecodes(instant(GuardedPool.configure(telemetry=False)))
+    on, _ = await bytecodes(instant(GuardedPool.configure(meter_provider=PROVIDERS[sdk]())))
+    assert on == off
+
+
+async def test_telemetry_adds_nothing_when_the_buffer_is_full(instant):
+    """Without an SDK the buffer fills, and its oldest samples are forgotten, many at once: that costs about as much as one by one."""
+    counts = {}
+    for telemetry in (False, True):
+        pool = instant(GuardedPool.configure(telemetry=telemetry))
+        pool._ledger.samples.extend([(0.0, 0.0)] * (SAMPLES_KEPT + 1))
+        counts[telemetry], _ = await bytecodes(pool, 520)  # twice as many as are forgotten at once
+        assert len(pool._ledger.samples) <= SAMPLES_KEPT + 1
+    assert counts[True] <= counts[False] + 2
+
+
+@pytest.mark.parametrize("sdk", PROVIDERS)
+async def test_nothing_is_measured_or_logged_on_the_way(instant, lane, sdk):
     """No function of OpenTelemetry or of `logging` is called; on the safe lane SQLAlchemy itself asks its logger."""
     called = collections.Counter()
 
     def note(_code, _offset, function, _first):
         called[getattr(function, "__module__", None) or type(getattr(function, "__self__", None)).__module__] += 1
 
-    await observe(instant(GuardedPool), [sys.monitoring.events.CALL], note)
+    await observe(instant(GuardedPool.configure(meter_provider=PROVIDERS[sdk]())), [sys.monitoring.events.CALL], note)
     assert called["sqla_poolguard._ledger"] >= TIMES
     assert not [module for module in called if module.startswith(("opentelemetry", "sqla_poolguard._otel"))]
     if lane == "fast":

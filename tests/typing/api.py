@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Literal, assert_type
 import sqlalchemy.exc
 from fastapi import FastAPI
 from litestar import Litestar
+from opentelemetry.metrics import NoOpMeterProvider
+from opentelemetry.trace import NoOpTracerProvider
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from starlette.responses import Response
 
@@ -132,6 +134,8 @@ guard = Guard(
     ping_after=None,
     capture="stack",
     telemetry=False,
+    meter_provider=NoOpMeterProvider(),
+    tracer_provider=NoOpTracerProvider(),
     observers=(Everything(),),
 )
 assert_type(guard.name, str | None)
