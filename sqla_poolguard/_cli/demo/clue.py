@@ -1,4 +1,4 @@
-"""Which two traces to look at: of all spans that went out, the request that waited for nothing longest, and the one that held."""
+"""Which two traces to look at, of all that went out: that of the request that waited most in vain, and that of its holder."""
 
 from __future__ import annotations
 
