@@ -68,6 +68,7 @@ _COUNTERS: Final = (
     _Counter(names.WOULD_REJECT, None, lambda totals: [(totals.would_reject, "")]),
     _Counter(names.LEAKS, names.KIND, lambda totals: [(count, str(kind)) for kind, count in totals.leaks.items()]),
     _Counter(names.FOREIGN_AWAIT_TIME, None, lambda totals: [(totals.foreign_await, "")]),
+    _Counter(names.SPANS_SUPPRESSED, None, lambda totals: [(totals.spans_suppressed, "")]),
 )
 
 
