@@ -21,6 +21,7 @@ FLOORS = {
     "errors": WORDS,
     "_admission": RULES,
     "_breaker": RULES,
+    "_budget": RULES,
     "_connects": RULES,
     "_ledger": RULES,
     "_outage": RULES,
