@@ -48,7 +48,9 @@ def _told(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--offline", is_flag=True, help="Look at the settings and the application only; connect to nothing.")
 @click.option("--format", "form", type=click.Choice(_FORMATS), default="text", show_default=True, help="How to report.")
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
-@click.option("--fail-on", type=click.Choice(_LEVELS), default="warning", show_default=True, help="From which findings on to exit with 1.")
+@click.option(
+    "--fail-on", type=click.Choice(_LEVELS), default="warning", show_default=True, help="From which findings on to exit with 1."
+)
 @click.option("--explain", metavar="CODE", help='Say what a rule is about, such as PG007; "all" for every rule.')
 def doctor(
     *,
@@ -77,7 +79,7 @@ def doctor(
     if explain is not None:
         sys.exit(0 if report.explain(explain) else _COULD_NOT_RUN)
     if target is None:
-        raise click.UsageError("name what to examine: an address, or MODULE:ENGINE")  # noqa: EM101, TRY003 - click's own error
+        raise click.UsageError("name what to examine: an address, or MODULE:ENGINE")  # noqa: EM101 - click's own error
     from sqla_poolguard._cli.doctor.examination import examine  # noqa: PLC0415 - likewise
     from sqla_poolguard._cli.doctor.surroundings import look_around  # noqa: PLC0415 - likewise
     from sqla_poolguard._cli.doctor.target import find  # noqa: PLC0415 - likewise

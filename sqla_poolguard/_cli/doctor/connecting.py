@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
 
-from sqla_poolguard._cli.doctor.evidence import Trouble, TroubleKind
+from sqla_poolguard._cli.doctor.sights import Trouble, TroubleKind
 from sqla_poolguard._cli.doctor.stopwatch import WatchingLoop
 from sqla_poolguard._cli.doctor.trouble import said
 
@@ -69,7 +69,8 @@ async def connection(arguments: Mapping[str, Any], secrets: Sequence[str]) -> As
 async def ask(opened: asyncpg.Connection[Any], query: str, *values: Any) -> list[asyncpg.Record]:
     """Run a query as a statement without a name, which harms nobody behind a pooler."""
     statement = await opened.prepare(query, name="")
-    return await statement.fetch(*values)
+    rows: list[asyncpg.Record] = await statement.fetch(*values)
+    return rows
 
 
 def _trouble(error: Exception, seconds: float, secrets: Sequence[str]) -> Trouble:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from sqla_poolguard._cli.doctor.evidence import Console, ConsolePool, Mode
+from sqla_poolguard._cli.doctor.sights import Console, ConsolePool, Mode
 from sqla_poolguard._cli.doctor.trouble import said
 
 if TYPE_CHECKING:

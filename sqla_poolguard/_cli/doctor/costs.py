@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from sqla_poolguard._cli.doctor.connecting import ask
-from sqla_poolguard._cli.doctor.evidence import Cost
+from sqla_poolguard._cli.doctor.sights import Cost
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

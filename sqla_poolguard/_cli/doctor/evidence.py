@@ -1,4 +1,4 @@
-"""What was gathered, as frozen values: of the engine's settings, the process, the server, the pooler, the application. It judges nothing."""
+"""What was gathered, as frozen values: of the engine's settings, the process and the application; all together. It judges nothing."""
 
 from __future__ import annotations
 
@@ -11,25 +11,15 @@ from sqla_poolguard._budget import Processes, most
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sqla_poolguard._budget import ServerLimits
+    from sqla_poolguard._cli.doctor.sights import Cost, Pooler, Server, Trouble
 
 __all__ = [
-    "Activity",
     "App",
     "Circumstances",
-    "Console",
-    "ConsolePool",
-    "Cost",
     "Evidence",
-    "IdleInTransaction",
-    "Mode",
     "Naming",
-    "Pooler",
     "RouteAtRisk",
-    "Server",
     "Settings",
-    "Trouble",
-    "TroubleKind",
 ]
 
 
@@ -63,8 +53,8 @@ class Settings:
     """Whether it is a NullPool."""
     guarded: bool = False
     """Whether it is a GuardedPool."""
-    chosen: frozenset[str] = frozenset()
-    """Names of options that are known to have been given (for a DSN); empty where nobody can know."""
+    assumed: bool = False
+    """Whether nobody said how it is set up: an address alone."""
     pool_size: int = 5
     max_overflow: int = 10
     pool_timeout: float | None = 30.0
@@ -99,7 +89,7 @@ class Settings:
 class Circumstances:
     """What nobody can measure from here: what was told, or what the environment says."""
 
-    processes: Processes = Processes()
+    processes: Processes = field(default_factory=Processes)
     processes_from: str | None = None
     """How that is known, such as "--replicas 4 --workers 2"; None: nobody said."""
     deadline: float | None = None
@@ -124,159 +114,6 @@ class Circumstances:
     """Whether that instruments every engine of the process."""
     instrumentor_refuses: str | None = None
     """The versions of SQLAlchemy it is for, where the installed one is not among them."""
-
-
-class TroubleKind(enum.StrEnum):
-    """Why there is no connection to the server."""
-
-    REFUSED = "refused"
-    """Nobody listens."""
-    SILENT = "silent"
-    """No answer in time."""
-    FULL = "full"
-    """No slot is free: SQLSTATE 53300."""
-    POOLER_FULL = "pooler full"
-    """The pooler takes no more clients, or had no server connection in time."""
-    DENIED = "denied"
-    """The password, the role or the database is wrong, or pg_hba.conf says no."""
-    UNKNOWN_HOST = "unknown host"
-    OTHER = "other"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trouble:
-    """Why there is no connection to the server."""
-
-    kind: TroubleKind
-    said: str
-    """What the server, the driver or the system said, without passwords."""
-    seconds: float
-    """How long that took."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Activity:
-    """Sessions of the server that look alike."""
-
-    application: str
-    state: str | None
-    """Such as "idle in transaction"; None where this role may not see it."""
-    own_role: bool
-    count: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IdleInTransaction:
-    """A session that is idle in transaction."""
-
-    pid: int
-    application: str
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Server:
-    """A PostgreSQL that answered."""
-
-    version: str
-    role: str
-    limits: ServerLimits | None
-    timeouts: Mapping[str, float | None]
-    """Seconds for each setting that bounds something; 0 is off, None is a setting that this version has not."""
-    activity: tuple[Activity, ...]
-    idle_in_transaction: tuple[IdleInTransaction, ...]
-    """Those for long enough; only what this role may see."""
-
-    @property
-    def connected(self) -> int:
-        """Sessions of clients, all roles and databases, ours not counted."""
-        return sum(group.count for group in self.activity)
-
-    @property
-    def hidden(self) -> int:
-        """Sessions whose state this role may not see."""
-        return sum(group.count for group in self.activity if group.state is None)
-
-
-class Mode(enum.StrEnum):
-    """When a pooler takes back the server connection."""
-
-    SESSION = "session"
-    TRANSACTION = "transaction"
-    STATEMENT = "statement"
-    UNKNOWN = "unknown"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConsolePool:
-    """A line of `SHOW POOLS`."""
-
-    database: str
-    user: str
-    clients: int
-    waiting: int
-    longest_wait: float
-    """Seconds for which the first in the queue has waited."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Console:
-    """What PgBouncer says of itself."""
-
-    version: str
-    max_client_conn: int
-    default_pool_size: int
-    reserve_pool_size: int
-    max_db_connections: int
-    """0 for no limit."""
-    max_prepared_statements: int | None
-    """None where it knows no such thing: before 1.21."""
-    ignore_startup_parameters: frozenset[str]
-    pool_sizes: Mapping[str, int]
-    """Server connections of each pool, by database of PgBouncer's."""
-    pools: tuple[ConsolePool, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pooler:
-    """Something between us and the server that has connections of its own."""
-
-    proof: str
-    """How that is known."""
-    mode: Mode = Mode.UNKNOWN
-    mode_proof: str = ""
-    renames: bool | None = None
-    """Whether it keeps clients' prepared statements apart; None where that is not known."""
-    rejected: str | None = None
-    """What it said to the engine's `server_settings`, if it refused them."""
-    console: Console | None = None
-    no_console: str = ""
-    """Why its console could not be read."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
-    """What a connection costs here, in seconds, as asyncpg pays it."""
-
-    phases: tuple[tuple[str, float], ...]
-    """What it took, one after the other."""
-    round_trip: float
-    """The shortest of what the shortest query took."""
-    stock_ping: float | None
-    """Median of SQLAlchemy's `pool_pre_ping` (BEGIN, an empty statement, ROLLBACK); None behind a pooler, where it could do harm."""
-    own_ping: float
-    """Median of GuardedPool's."""
-    tls: str | None = None
-    """Version of TLS; None without."""
-
-    @property
-    def connect(self) -> float:
-        """Seconds until the first query could be sent."""
-        return sum(seconds for name, seconds in self.phases if name not in AFTER)
-
-
-AFTER = frozenset({"first query", "same query again"})
-"""Phases that are after the connect."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

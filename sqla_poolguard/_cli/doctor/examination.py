@@ -44,7 +44,7 @@ def examine(target: Target, circumstances: Circumstances, *, offline: bool = Fal
     """
     engines = [] if target.engine is None else [target.engine, *target.others]
     names = [target.source, *(f"another engine ({one.url.render_as_string()})" for one in target.others)]
-    settings = tuple(read(one, name, target.chosen) for one, name in zip(engines, names, strict=bool(engines)))
+    settings = tuple(read(one, name, assumed=target.assumed) for one, name in zip(engines, names, strict=bool(engines)))
     gathered = Gathered()
     if offline:
         gathered.unseen.append("the server: --offline")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqla_poolguard._cli.doctor.evidence import AFTER, Mode
 from sqla_poolguard._cli.doctor.rules.rule import milliseconds, plural
+from sqla_poolguard._cli.doctor.sights import AFTER, Mode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sqla_poolguard._cli.doctor.evidence import Circumstances, Cost, Evidence, Pooler, Settings
+    from sqla_poolguard._cli.doctor.evidence import Circumstances, Evidence, Settings
+    from sqla_poolguard._cli.doctor.sights import Cost, Pooler
 
 __all__ = ["facts"]
 
@@ -37,13 +38,16 @@ def _pool(settings: Settings, told: Circumstances) -> str:
     if not settings.bounded:
         return settings.pool
     processes = told.processes.pools
-    return f"{settings.pool} {settings.pool_size}+{settings.max_overflow} x {processes} {'process' if processes == 1 else 'processes'}"
+    assumed = " (SQLAlchemy's defaults: -o pool_size=… tells otherwise)" if settings.assumed else ""
+    return f"{settings.pool} {settings.pool_size}+{settings.max_overflow} x {processes} {'process' if processes == 1 else 'processes'}{assumed}"
 
 
 def _pooler(pooler: Pooler) -> str:
     name = f"PgBouncer {pooler.console.version}" if pooler.console else "a pooler"
     mode = f"{pooler.mode} mode" if pooler.mode is not Mode.UNKNOWN else "mode not known"
-    apart = {True: ", keeps prepared statements apart", False: ", does not keep prepared statements apart", None: ""}[pooler.renames]
+    apart = {True: ", keeps prepared statements apart", False: ", does not keep prepared statements apart", None: ""}[
+        pooler.renames
+    ]
     return f"{name}, {mode}{apart if pooler.mode is not Mode.SESSION else ''}"
 
 

@@ -38,7 +38,7 @@ def document(examination: Examination, failing: Sequence[Finding]) -> dict[str, 
         "target": examination.source,
         "failed": bool(failing),
         "findings": [{**_plain(finding), "link": finding.link} for finding in examination.findings],
-        "engines": [_plain(settings, "chosen", "server_settings") for settings in evidence.settings],
+        "engines": [_plain(settings, "server_settings") for settings in evidence.settings],
         "server": None
         if server is None
         else {**_plain(server, "limits"), "connected": server.connected, "usable": limits.room.slots if limits else None},

@@ -11,19 +11,20 @@ import asyncpg
 from sqla_poolguard._cli.doctor import costs, pooler, server
 from sqla_poolguard._cli.doctor.connecting import UNSUPPORTED, NoConnection, connection
 from sqla_poolguard._cli.doctor.console import read_console
-from sqla_poolguard._cli.doctor.evidence import Mode, Trouble, TroubleKind
+from sqla_poolguard._cli.doctor.sights import Mode, Pooler, Trouble, TroubleKind
 from sqla_poolguard._cli.doctor.stopwatch import WatchingLoop
 from sqla_poolguard._cli.doctor.trouble import said
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sqla_poolguard._cli.doctor.evidence import Cost, Pooler, Server
+    from sqla_poolguard._cli.doctor.sights import Cost, Server
 
 __all__ = ["Gathered", "gather"]
 
 PATIENCE: Final = 3.5
 """Seconds for everything together; with what Python needs to start it stays below 5."""
+_BY_STATEMENT: Final = "statement pooling mode"
 _NO_HARM: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
 
 
@@ -118,6 +119,8 @@ async def _first(
             gathered.trouble = _stalled()
             return None
         except _NO_HARM as error:
+            if _BY_STATEMENT in str(error):
+                gathered.pooler = Pooler(proof="it refused a transaction", mode=Mode.STATEMENT, mode_proof=said(error, secrets))
             gathered.unseen.append(f"the rest of the server ({type(error).__name__}: {said(error, secrets)})")
             return None
         return traces
@@ -133,5 +136,3 @@ async def _console(arguments: Mapping[str, Any], secrets: list[str]) -> Any:
     if not all(value is None or isinstance(value, (str, int)) for value in address.values()):
         return "it was not asked: the engine has several hosts, or a function for its password"
     return await asyncio.to_thread(read_console, address, str(arguments.get("database") or address["user"] or ""), secrets)
-
-

@@ -6,14 +6,14 @@ import secrets as chance
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-import asyncpg
-
 from sqla_poolguard._cli.doctor.connecting import ask
-from sqla_poolguard._cli.doctor.evidence import Mode, Pooler
+from sqla_poolguard._cli.doctor.sights import Mode, Pooler
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
+
+    import asyncpg
 
 __all__ = ["Traces", "detect", "read_traces"]
 

@@ -8,7 +8,7 @@ import asyncpg
 
 from sqla_poolguard._budget import LIMITS_SQL, ServerLimits
 from sqla_poolguard._cli.doctor.connecting import ask
-from sqla_poolguard._cli.doctor.evidence import Activity, IdleInTransaction, Server
+from sqla_poolguard._cli.doctor.sights import Activity, IdleInTransaction, Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable

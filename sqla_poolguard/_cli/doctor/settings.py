@@ -50,7 +50,7 @@ def address_of(engine: Engine, arguments: Mapping[str, Any] | None) -> str:
     return f"{where}/{given.get('database') or url.database or url.username or ''}"
 
 
-def read(engine: Engine, source: str, chosen: frozenset[str] = frozenset()) -> Settings:
+def read(engine: Engine, source: str, *, assumed: bool = False) -> Settings:
     """Read an engine's settings."""
     pool: Any = engine.pool
     arguments = connect_arguments(engine)
@@ -81,7 +81,7 @@ def read(engine: Engine, source: str, chosen: frozenset[str] = frozenset()) -> S
         bounded=bounded,
         null=isinstance(pool, NullPool),
         guarded=guarded,
-        chosen=chosen,
+        assumed=assumed,
         pool_recycle=pool._recycle,
         pre_ping=bool(pool._pre_ping),
         arguments_known=known,

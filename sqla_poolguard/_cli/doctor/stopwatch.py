@@ -101,13 +101,13 @@ class WatchingLoop(asyncio.SelectorEventLoop):
             before = at
         return taken
 
-    async def create_connection(self, protocol_factory: Any, *args: Any, **options: Any) -> Any:  # type: ignore[override] # as it is called
+    async def create_connection(self, protocol_factory: Any, *args: Any, **options: Any) -> Any:
         """Open a connection; whoever talks over it is listened to."""
         self._note("driver")
         transport, listener = await super().create_connection(lambda: _Listener(protocol_factory(), self._note), *args, **options)
         return self._tapped(transport), listener._driver
 
-    async def create_unix_connection(self, protocol_factory: Any, *args: Any, **options: Any) -> Any:  # type: ignore[override] # likewise
+    async def create_unix_connection(self, protocol_factory: Any, *args: Any, **options: Any) -> Any:
         """Likewise, on a Unix socket."""
         self._note("driver")
         transport, listener = await super().create_unix_connection(
@@ -115,7 +115,7 @@ class WatchingLoop(asyncio.SelectorEventLoop):
         )
         return self._tapped(transport), listener._driver
 
-    async def start_tls(self, *args: Any, **options: Any) -> Any:  # type: ignore[override] # likewise
+    async def start_tls(self, *args: Any, **options: Any) -> Any:
         """Encrypt a connection."""
         transport = await super().start_tls(*args, **options)
         self._note("TLS")

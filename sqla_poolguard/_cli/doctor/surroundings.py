@@ -55,7 +55,7 @@ def look_around(counts: Mapping[str, int | None], **told: float | None) -> Circu
         instrumentor=version,
         instrumentor_refuses=refuses,
         instrumented=_instrumented(),
-        **{name: value for name, value in told.items() if value is not None},  # type: ignore[arg-type] # as its fields are
+        **{name: value for name, value in told.items() if value is not None},
     )
 
 

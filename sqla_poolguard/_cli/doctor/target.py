@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy.exc
-from sqlalchemy import URL, Engine, make_url
+from sqlalchemy import Engine, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import sessionmaker
 
@@ -21,11 +21,11 @@ from sqla_poolguard._cli.doctor.trouble import DoctorError, hushed, said, shown
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from sqlalchemy import URL
+
 __all__ = ["Target", "find", "read_url"]
 
-_WANTED: Final = (
-    "name what to examine: an address such as postgresql://user@host/database, or a name in a module such as myapp.database:engine"
-)
+_WANTED: Final = "name what to examine: an address such as postgresql://user@host/database, or a name in a module such as myapp.database:engine"
 _SCHEMES: Final = frozenset({"postgresql", "postgres"})
 _NUMBERS: Final = ("pool_size", "max_overflow", "pool_timeout", "pool_recycle")
 _SWITCHES: Final = ("pool_pre_ping", "pool_use_lifo")
@@ -45,8 +45,8 @@ class Target:
     """Engines of PostgreSQL that the module has made besides."""
     apps: tuple[Any, ...] = ()
     """FastAPI applications that the module has made."""
-    chosen: frozenset[str] = frozenset()
-    """Names of options that were given with an address."""
+    assumed: bool = False
+    """Whether nobody said how the engine is set up."""
     url: URL | None = None
     """Where to connect to instead of where the engine does."""
     file: str | None = None
@@ -69,16 +69,17 @@ def find(name: str, dsn: str | None, options: Mapping[str, str]) -> Target:
         if dsn is not None:
             msg = "--dsn is for an engine of a module; the address that was given is one already"
             raise DoctorError(msg)
-        return Target(source="the DSN", engine=_engine_of(read_url(name), options), chosen=frozenset(options))
+        return Target(source="the DSN", engine=_engine_of(read_url(name), options), assumed=not options)
     if options:
         msg = "--option is for an address; an engine of a module has its own options"
         raise DoctorError(msg)
     module, colon, path = name.partition(":")
     if not colon or not module or not path:
         raise DoctorError(f"{_WANTED}; what it got is {hushed(name)!r}")  # noqa: EM102 - one sentence
+    before = _alive(Engine)
     imported = _imported(module)
     found = _look_up(imported, module, path)
-    live = _alive(Engine)
+    live = [one for one in _alive(Engine) if one is _engine_in(found) or not any(one is other for other in before)]
     apps = _applications(found)
     engine = _engine_in(found)
     if engine is None and not any(app is found for app in apps):
@@ -230,5 +231,3 @@ def _alive(kind: type[Any]) -> list[Any]:
     """Give all objects of a kind that the process has, in the order in which they were made as far as that can be told."""
     gc.collect()
     return [one for one in gc.get_objects() if issubclass(type(one), kind)]  # isinstance() would ask proxies
-
-

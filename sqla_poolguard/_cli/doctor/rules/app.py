@@ -30,7 +30,9 @@ def _streams(evidence: Evidence) -> Iterator[Hit]:
         for route in app.at_risk:
             where = f"{route.file}:{route.line}"
             seen = f"{route.path} ({route.endpoint}) answers with {route.kind}, and gets its session from {route.dependency}"
-            yield Hit(where, seen, why=_ENDED_BEFORE if ended else None, fix=None if _version(app.fastapi) >= _SCOPED else _UNSCOPED)
+            yield Hit(
+                where, seen, why=_ENDED_BEFORE if ended else None, fix=None if _version(app.fastapi) >= _SCOPED else _UNSCOPED
+            )
 
 
 def _semantics(evidence: Evidence) -> Iterator[Hit]:

@@ -18,7 +18,10 @@ __all__ = ["RULES"]
 _CACHES: Final = frozenset({0, 100})
 """Sizes of asyncpg's statement cache that say nothing of a hope for speed: off, and its default."""
 _NAME_BYTES: Final = 63
-_HOSTS: Final = ((".proxy-", ".rds.amazonaws.com", 1800.0, "RDS Proxy"), ("", ".postgres.database.azure.com", 240.0, "Azure's load balancer"))
+_HOSTS: Final = (
+    (".proxy-", ".rds.amazonaws.com", 1800.0, "RDS Proxy"),
+    ("", ".postgres.database.azure.com", 240.0, "Azure's load balancer"),
+)
 """Parts of a host's name, and after how many idle seconds what is in front of it drops a connection."""
 
 
@@ -118,7 +121,9 @@ def _name(evidence: Evidence) -> Iterator[Hit]:
         if not name:
             yield Hit(settings.source, "no application_name")
         elif len(name.encode()) > _NAME_BYTES:
-            yield Hit(settings.source, f"application_name has {len(name.encode())} bytes; the server cuts it off after {_NAME_BYTES}")
+            yield Hit(
+                settings.source, f"application_name has {len(name.encode())} bytes; the server cuts it off after {_NAME_BYTES}"
+            )
 
 
 def _open_before_fork(evidence: Evidence) -> Iterator[Hit]:
@@ -127,7 +132,9 @@ def _open_before_fork(evidence: Evidence) -> Iterator[Hit]:
         if settings.open_connections and not settings.guarded:
             said = f", and {preload} forks workers after that" if preload else ""
             have = plural(settings.open_connections, "connection")
-            yield Hit(settings.source, f"{have} open when the module had been imported{said}", Severity.ERROR if preload else None)
+            yield Hit(
+                settings.source, f"{have} open when the module had been imported{said}", Severity.ERROR if preload else None
+            )
 
 
 RULES: Final = (

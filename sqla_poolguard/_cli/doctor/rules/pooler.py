@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from sqla_poolguard._cli.doctor.evidence import Mode, Naming
+from sqla_poolguard._cli.doctor.evidence import Naming
 from sqla_poolguard._cli.doctor.finding import Severity
 from sqla_poolguard._cli.doctor.rules.rule import Hit, Rule, asyncpg_engines, milliseconds, plural
 from sqla_poolguard._cli.doctor.rules.server import counted, demand
+from sqla_poolguard._cli.doctor.sights import Mode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sqla_poolguard._cli.doctor.evidence import Console, Evidence, Pooler, Settings
+    from sqla_poolguard._cli.doctor.evidence import Evidence, Settings
+    from sqla_poolguard._cli.doctor.sights import Console, Pooler
 
 __all__ = ["RULES", "hazard"]
 

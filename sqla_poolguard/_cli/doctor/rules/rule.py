@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sqla_poolguard._cli.doctor.finding import Finding, Severity
+from sqla_poolguard._cli.doctor.finding import Finding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from sqla_poolguard._cli.doctor.evidence import Evidence, Settings
+    from sqla_poolguard._cli.doctor.finding import Severity
 
 __all__ = ["Hit", "Rule", "asyncpg_engines", "engines", "milliseconds", "plural"]
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from sqla_poolguard._budget import Bound
-from sqla_poolguard._cli.doctor.evidence import TroubleKind
 from sqla_poolguard._cli.doctor.finding import Severity
 from sqla_poolguard._cli.doctor.rules.rule import Hit, Rule, engines, plural
+from sqla_poolguard._cli.doctor.sights import TroubleKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sqla_poolguard._budget import ServerLimits
-    from sqla_poolguard._cli.doctor.evidence import Activity, Evidence
+    from sqla_poolguard._cli.doctor.evidence import Evidence
+    from sqla_poolguard._cli.doctor.sights import Activity
 
 __all__ = ["RULES", "counted", "demand"]
 
@@ -25,9 +26,9 @@ _FIXES: Final = {
     TroubleKind.REFUSED: "Is the server running, and is this its address? Nobody listens there.",
     TroubleKind.SILENT: "The address is right or a firewall would not be silent: look at the network between, and whether the server hangs "
     "(disk full, out of memory, stopped).",
-    TroubleKind.FULL: "Free slots: end what is idle in transaction (pg_terminate_backend), and compare pool sizes × processes with "
+    TroubleKind.FULL: "Free slots: end what is idle in transaction (pg_terminate_backend), and compare pool sizes x processes with "
     "max_connections (poolguard size). A superuser still gets in.",
-    TroubleKind.POOLER_FULL: "Look at PgBouncer's SHOW POOLS: clients that wait, and for how long; compare max_client_conn with pool sizes × processes.",
+    TroubleKind.POOLER_FULL: "Look at PgBouncer's SHOW POOLS: clients that wait, and for how long; compare max_client_conn with pool sizes x processes.",
     TroubleKind.DENIED: "Check role, password, database and pg_hba.conf.",
     TroubleKind.UNKNOWN_HOST: "Check the host's name; it cannot be looked up from here.",
 }
@@ -48,7 +49,9 @@ def counted(evidence: Evidence) -> str:
     server = evidence.settings[0].address.partition("/")[0]
     own = [one for one in engines(evidence) if one.address.partition("/")[0] == server]
     sizes = " + ".join(f"{one.pool_size}+{one.max_overflow}" for one in own)
-    by = f"{plural(told.processes.pools, 'process')}" if told.processes.pools == 1 else f"{told.processes.pools} processes at peak"
+    by = (
+        f"{plural(told.processes.pools, 'process')}" if told.processes.pools == 1 else f"{told.processes.pools} processes at peak"
+    )
     how = f" ({told.processes_from})" if told.processes_from else " (nobody said how many: --replicas, --workers)"
     return f"({sizes}) x {by}{how}" if len(own) > 1 else f"{sizes} x {by}{how}"
 
@@ -64,10 +67,14 @@ def _over_budget(evidence: Evidence) -> Iterator[Hit]:
     others = _others(evidence)
     usable = limits.usable()
     if wanted > usable:
-        yield Hit(evidence.settings[0].source, f"{counted(evidence)} = {wanted} connections; usable are {usable} ({_bound(limits)})")
+        yield Hit(
+            evidence.settings[0].source, f"{counted(evidence)} = {wanted} connections; usable are {usable} ({_bound(limits)})"
+        )
     elif others is not None and wanted > limits.usable(others):
         left = limits.usable(others)
-        evidence_ = f"{counted(evidence)} = {wanted} connections; usable are {usable}, of which others have {others} now: {left} are left"
+        evidence_ = (
+            f"{counted(evidence)} = {wanted} connections; usable are {usable}, of which others have {others} now: {left} are left"
+        )
         yield Hit(evidence.settings[0].source, evidence_, Severity.WARNING)
 
 
@@ -162,7 +169,7 @@ RULES: Final = (
         code="PG001",
         title="The pools can ask for more connections than the server has",
         severity=Severity.ERROR,
-        looks="Pool sizes × processes at peak is more than the slots that the role can use (max_connections less the reserves that are not "
+        looks="Pool sizes x processes at peak is more than the slots that the role can use (max_connections less the reserves that are not "
         "for it, the role's and the database's CONNECTION LIMIT). A warning where it fits only while others have none. "
         "Not behind a pooler: see PG019.",
         why="At the next peak or rollout connects fail with 53300, in whatever service asks last.",
