@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Gathered", "gather"]
 
-PATIENCE: Final = 3.5
+PATIENCE: Final = 3.2
 """Seconds for everything together; with what Python needs to start it stays below 5."""
 _BY_STATEMENT: Final = "statement pooling mode"
 _NO_HARM: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
@@ -56,6 +56,8 @@ def gather(arguments: Mapping[str, Any], idle_seconds: float, secrets: list[str]
                 await _look(gathered, dict(arguments), idle_seconds, secrets)
         except TimeoutError:
             gathered.unseen.append(f"what the server had not told after {PATIENCE:g} s")
+            if gathered.server is None and gathered.trouble is None:
+                gathered.trouble = _stalled()
 
     with asyncio.Runner(loop_factory=WatchingLoop) as runner:
         runner.run(look())

@@ -76,12 +76,13 @@ def find(name: str, dsn: str | None, options: Mapping[str, str]) -> Target:
     module, colon, path = name.partition(":")
     if not colon or not module or not path:
         raise DoctorError(f"{_WANTED}; what it got is {hushed(name)!r}")  # noqa: EM102 - one sentence
-    before = _alive(Engine)
+    before = [*_alive(Engine), *_applications()]
     imported = _imported(module)
     found = _look_up(imported, module, path)
-    live = [one for one in _alive(Engine) if one is _engine_in(found) or not any(one is other for other in before)]
-    apps = _applications(found)
     engine = _engine_in(found)
+    live = [one for one in _alive(Engine) if one is engine or not any(one is other for other in before)]
+    apps = [app for app in _applications() if app is found or not any(app is other for other in before)]
+    apps.sort(key=lambda app: app is not found)
     if engine is None and not any(app is found for app in apps):
         msg = f"{name} is a {type(found).__name__}; wanted is an engine, a sessionmaker with a bind, or a FastAPI application"
         raise DoctorError(msg)
@@ -94,7 +95,7 @@ def find(name: str, dsn: str | None, options: Mapping[str, str]) -> Target:
     others = tuple(one for one in postgres if one is not engine)
     url = None if dsn is None else read_url(dsn)
     file = getattr(imported, "__file__", None)
-    return Target(source=name, engine=engine, others=others, apps=apps, url=url, file=file and shown(file))
+    return Target(source=name, engine=engine, others=others, apps=tuple(apps), url=url, file=file and shown(file))
 
 
 def read_url(address: str) -> URL:
@@ -218,13 +219,10 @@ def _engine_in(found: Any) -> Engine | None:
     return None
 
 
-def _applications(found: Any) -> tuple[Any, ...]:
-    fastapi = sys.modules.get("fastapi")
-    kind = getattr(fastapi, "FastAPI", None)
-    if kind is None:
-        return ()
-    apps = _alive(kind)
-    return tuple(sorted(apps, key=lambda app: app is not found))
+def _applications() -> list[Any]:
+    """Give all FastAPI applications of the process."""
+    kind = getattr(sys.modules.get("fastapi"), "FastAPI", None)
+    return [] if kind is None else _alive(kind)
 
 
 def _alive(kind: type[Any]) -> list[Any]:
