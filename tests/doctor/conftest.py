@@ -43,15 +43,23 @@ def server(request):
 
 
 @pytest.fixture(scope="session")
-def bouncers(newest):
-    """Give a PgBouncer of a version, in a mode, with settings, before the newest PostgreSQL: the same one for the whole session."""
+def behind():
+    """A PostgreSQL out of the wheel, to which poolers lead; they keep connections to it."""
+    with EmbeddedPostgres() as server:
+        run(server.url("postgresql"), *ROLES)
+        yield server
+
+
+@pytest.fixture(scope="session")
+def bouncers(behind):
+    """Give a PgBouncer of a version, in a mode, with settings, before a new PostgreSQL: the same one for the whole session."""
     running = {}
     with ExitStack() as stack:
 
         def bouncer(version, mode, **settings):
             key = (version, mode, *sorted(settings.items()))
             if key not in running:
-                running[key] = stack.enter_context(PgBouncer(version, newest, mode=mode, users=PASSWORDS, settings=settings))
+                running[key] = stack.enter_context(PgBouncer(version, behind, mode=mode, users=PASSWORDS, settings=settings))
             return running[key]
 
         yield bouncer

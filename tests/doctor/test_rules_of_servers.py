@@ -39,7 +39,9 @@ def test_budget(server):
     url = as_role(server, "app")
     over = diagnose(url, options={"pool_size": "10", "max_overflow": "0"}, counts={"replicas": 2, "workers": 2})
     assert over.PG001.severity is Severity.ERROR
-    seen = "10+0 x 4 processes at peak (--replicas 2 --workers 2) = 40 connections; usable are 37 (max_connections = 40, 3 of them"
+    seen = (
+        "10+0 x 4 processes at peak (--replicas 2 --workers 2) = 40 connections; usable are 37 (max_connections = 40, 3 of them"
+    )
     assert over.PG001.evidence.startswith(seen)
     assert "PG001" not in diagnose(url, options={"pool_size": "9", "max_overflow": "0"}, counts={"replicas": 4}).codes
     assert "PG001" not in diagnose(url).codes
@@ -107,9 +109,12 @@ def test_idle_in_transaction_of_others_is_hidden(server):
     found = meanwhile([(server.url("postgresql"), "r", "BEGIN")], lambda: diagnose(as_role(server, "app"), idle_in_transaction=0))
     assert "PG004" not in found.codes
     assert any("pg_read_all_stats" in sentence for sentence in found.evidence.unseen)
-    assert "PG004" in meanwhile(
-        [(as_role(server, "app"), "r", "BEGIN")], lambda: diagnose(server.url("postgresql"), idle_in_transaction=0)
-    ).codes
+    assert (
+        "PG004"
+        in meanwhile(
+            [(as_role(server, "app"), "r", "BEGIN")], lambda: diagnose(server.url("postgresql"), idle_in_transaction=0)
+        ).codes
+    )
 
 
 def test_time_limits(server):
@@ -125,7 +130,9 @@ def test_time_limits(server):
 
 def test_some_time_limits(server, module):
     """PG005: information only, where the two that matter are on; the driver's command_timeout stands for one of them."""
-    name = module(ENGINE.format(url=as_role(server, "bounded"), options="connect_args={'server_settings': {'lock_timeout': '0'}}"))
+    name = module(
+        ENGINE.format(url=as_role(server, "bounded"), options="connect_args={'server_settings': {'lock_timeout': '0'}}")
+    )
     found = diagnose(f"{name}:engine").PG005
     assert (found.severity, found.evidence) == (Severity.INFO, "off for this role: lock_timeout")
     assert ", statement_timeout" not in diagnose(as_role(server, "app"), options={"command_timeout": "5"}).PG005.evidence
@@ -144,7 +151,7 @@ def test_cost(server):
     assert names[:2] == ["driver", "TCP"]
     assert names[-4:] == ["authentication", "session start", "first query", "same query again"]
     assert all(seconds > 0 for _, seconds in found.evidence.cost.phases)
-    assert 1.5 < found.evidence.cost.stock_ping / found.evidence.cost.own_ping
+    assert found.evidence.cost.stock_ping / found.evidence.cost.own_ping > 1.5
 
 
 @pytest.mark.parametrize("fault", ["dead", "full", "stalled", "stalled later", "wrong password", "unknown host"])
@@ -183,6 +190,13 @@ def test_no_connection(fault, monkeypatch):
     assert "PG013" in found.codes
     assert own._password not in repr(found)
     assert PASSWORDS["app"] not in repr(found)
+
+
+def test_no_pooler(server):
+    """PG006 to PG009 and PG019 are silent on a direct connection."""
+    found = diagnose(as_role(server, "app"), options={"pool_pre_ping": "true"})
+    assert found.codes & {"PG006", "PG007", "PG008", "PG009", "PG019"} == set()
+    assert found.evidence.pooler is None
 
 
 def test_connection(server):

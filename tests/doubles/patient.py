@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
@@ -47,11 +49,8 @@ def deserted(url):
 
     async def wait():
         async with opened(url) as connection:
-            while await connection.fetchval(CROWD):
+            while await connection.fetchval(CROWD):  # noqa: ASYNC110 - the server tells nobody
                 await asyncio.sleep(0.01)
-            own = f"/proc/{connection.get_server_pid()}"
-        while os.path.exists(own):
-            await asyncio.sleep(0.01)
 
     asyncio.run(asyncio.wait_for(wait(), 20))
 
@@ -79,3 +78,10 @@ def diagnose(name, *, dsn=None, options=None, offline=False, counts=None, **told
     for finding in examination.findings:
         findings.setdefault(finding.code, finding)
     return SimpleNamespace(codes=set(findings), evidence=examination.evidence, examination=examination, **findings)
+
+
+def command(*arguments, environment=None):
+    """Run `poolguard doctor` in a process of its own."""
+    started = [sys.executable, "-m", "sqla_poolguard", "doctor", *arguments]
+    env = {**os.environ, "COLUMNS": "80", **(environment or {})}
+    return subprocess.run(started, capture_output=True, text=True, check=False, env=env, timeout=60)

@@ -76,13 +76,16 @@ def find(name: str, dsn: str | None, options: Mapping[str, str]) -> Target:
     module, colon, path = name.partition(":")
     if not colon or not module or not path:
         raise DoctorError(f"{_WANTED}; what it got is {hushed(name)!r}")  # noqa: EM102 - one sentence
-    before = [*_alive(Engine), *_applications()]
+    before = _alive()
     imported = _imported(module)
     found = _look_up(imported, module, path)
     engine = _engine_in(found)
-    live = [one for one in _alive(Engine) if one is engine or not any(one is other for other in before)]
-    apps = [app for app in _applications() if app is found or not any(app is other for other in before)]
-    apps.sort(key=lambda app: app is not found)
+    gc.collect()  # engines that are not used any more are none
+    made = [one for one in _alive() if not any(one is other for other in before)]
+    live = [one for one in made if isinstance(one, Engine)]
+    apps = [one for one in made if not isinstance(one, Engine)]
+    if _is_application(found):
+        apps = [found, *(app for app in apps if app is not found)]
     if engine is None and not any(app is found for app in apps):
         msg = f"{name} is a {type(found).__name__}; wanted is an engine, a sessionmaker with a bind, or a FastAPI application"
         raise DoctorError(msg)
@@ -219,13 +222,12 @@ def _engine_in(found: Any) -> Engine | None:
     return None
 
 
-def _applications() -> list[Any]:
-    """Give all FastAPI applications of the process."""
+def _is_application(found: Any) -> bool:
     kind = getattr(sys.modules.get("fastapi"), "FastAPI", None)
-    return [] if kind is None else _alive(kind)
+    return kind is not None and isinstance(found, kind)
 
 
-def _alive(kind: type[Any]) -> list[Any]:
-    """Give all objects of a kind that the process has, in the order in which they were made as far as that can be told."""
-    gc.collect()
-    return [one for one in gc.get_objects() if issubclass(type(one), kind)]  # isinstance() would ask proxies
+def _alive() -> list[Any]:
+    """Give all engines and FastAPI applications of the process."""
+    kinds = (Engine, getattr(sys.modules.get("fastapi"), "FastAPI", Engine))
+    return [one for one in gc.get_objects() if issubclass(type(one), kinds)]  # isinstance() would ask proxies
