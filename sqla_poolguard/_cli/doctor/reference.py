@@ -21,9 +21,9 @@ What [`poolguard doctor`](../how-to/doctor.md) looks for. This page is what `poo
 def page() -> str:
     """Write it."""
     table = "".join(f"| [{rule.code}](#{rule.code.lower()}) | {rule.severity} | {rule.title} |\n" for rule in RULES.values())
-    rules = "".join(
-        f"\n({rule.code.lower()})=\n## {rule.code}\n\n**{rule.title}** ({rule.severity})\n\nLooks for: {rule.looks}\n\nWhy: {rule.why}\n\n"
+    written = "".join(
+        f"\n## {rule.code}\n\n**{rule.title}** ({rule.severity})\n\nLooks for: {rule.looks}\n\nWhy: {rule.why}\n\n"
         f"Fix: {rule.fix}\n"
         for rule in RULES.values()
     )
-    return _HEAD + table + rules
+    return _HEAD + table + written.replace("__", r"\_\_")  # which would be bold
