@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
+import subprocess
+import threading
 import time
 from contextlib import AsyncExitStack
 
 import pytest
+from doubles import bouncer, debian
 from doubles.patient import ENGINE, PASSWORDS, as_role, diagnose, opened
 
 from sqla_poolguard._budget import Bound
@@ -152,6 +156,64 @@ def test_cost(server):
     assert names[-4:] == ["authentication", "session start", "first query", "same query again"]
     assert all(seconds > 0 for _, seconds in found.evidence.cost.phases)
     assert found.evidence.cost.stock_ping / found.evidence.cost.own_ping > 1.5
+
+
+def test_tls(newest, tmp_path):
+    """TLS is a phase of its own, and its version is told; where it was asked for and not had, that is said."""
+    openssl = shutil.which("openssl") or debian.openssl()
+    key, certificate = tmp_path / "key", tmp_path / "certificate"
+    made = [
+        openssl,
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-subj",
+        "/CN=localhost",
+        "-keyout",
+        key,
+        "-out",
+        certificate,
+    ]
+    subprocess.run(made, check=True, capture_output=True)
+    tmp_path.chmod(0o755)
+    key.chmod(0o644)
+    own = {"client_tls_sslmode": "require", "client_tls_key_file": key, "client_tls_cert_file": certificate}
+    with bouncer.PgBouncer("1.24", newest, users=PASSWORDS, settings=own) as encrypted:
+        cost = diagnose(f"{as_role(encrypted, 'app')}?sslmode=require").evidence.cost
+    assert [name for name, _ in cost.phases][:5] == ["driver", "TCP", "TLS", "authentication", "session start"]
+    assert cost.tls.startswith("TLSv1.")
+    plain = diagnose(as_role(newest, "app")).evidence.cost
+    assert [name for name, _ in plain.phases][2] == "TLS asked for, not had"
+    assert plain.tls is None
+
+
+def test_name_server_that_does_not_answer(monkeypatch):
+    """A host's name that cannot be looked up in time holds nobody up, not even when Python ends."""
+    asked = threading.Event()
+
+    def never(*_args):
+        asked.set()
+        threading.Event().wait(60)
+
+    monkeypatch.setattr("socket.getaddrinfo", never)
+    began = time.monotonic()
+    found = diagnose("postgresql://app@db.invalid/orders")
+    assert asked.is_set()
+    assert found.PG024.evidence == "silent: no answer within 2 s"
+    assert time.monotonic() - began < 4.5
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+def test_other_drivers(newest, module, driver):
+    """An engine on another driver is examined as well; what is said of asyncpg is not said of it."""
+    url = as_role(newest, "app", driver=f"postgresql+{driver}")
+    name = module(ENGINE.format(url=url, options="pool_pre_ping=True, pool_size=40"))
+    found = diagnose(f"{name}:engine")
+    assert found.evidence.server.role == "app"
+    assert {"PG001", "PG005"} <= found.codes
+    assert ("PG010" in found.codes) == (driver == "asyncpg")
 
 
 @pytest.mark.parametrize("fault", ["dead", "full", "stalled", "stalled later", "wrong password", "unknown host"])

@@ -57,6 +57,12 @@ def script(program: Path, root: Path, at: Path) -> Path:
     return half.rename(at)
 
 
+def openssl() -> Path:
+    """Give the program that makes keys and certificates, for machines that have it not."""
+    root = fetch("openssl", "bookworm", ["openssl", "libc6", "libssl3"])
+    return script(root / "usr/bin/openssl", root, root / "run" / "openssl")
+
+
 def _lists(place: Path, release: str) -> list[str]:
     """Bring the list of a release's packages, as a state of its own of apt; gives the options with which apt uses it."""
     state = place / f"apt-{release}"

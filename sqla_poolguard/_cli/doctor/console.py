@@ -39,7 +39,7 @@ def read_console(address: Mapping[str, Any], database: str, secrets: Sequence[st
         ) as console:
             return _read(console, database)
     except (psycopg.Error, OSError, LookupError, ValueError) as error:
-        return said(error, secrets)
+        return f"its console said: {said(error, secrets)}"
 
 
 def _read(console: Any, database: str) -> tuple[Console, Mode]:

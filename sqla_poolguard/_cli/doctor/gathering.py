@@ -51,9 +51,11 @@ def gather(arguments: Mapping[str, Any], idle_seconds: float, secrets: list[str]
     gathered = Gathered()
 
     async def look() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, WatchingLoop)  # noqa: S101 - for the type checker; it is made below
         try:
             async with asyncio.timeout(PATIENCE):
-                await _look(gathered, dict(arguments), idle_seconds, secrets)
+                await _look(loop, gathered, dict(arguments), idle_seconds, secrets)
         except TimeoutError:
             gathered.unseen.append(f"what the server had not told after {PATIENCE:g} s")
             if gathered.server is None and gathered.trouble is None:
@@ -64,51 +66,51 @@ def gather(arguments: Mapping[str, Any], idle_seconds: float, secrets: list[str]
     return gathered
 
 
-async def _look(gathered: Gathered, arguments: dict[str, Any], idle_seconds: float, secrets: list[str]) -> None:
+async def _look(
+    loop: WatchingLoop, gathered: Gathered, arguments: dict[str, Any], idle_seconds: float, secrets: list[str]
+) -> None:
     rejected = None
-    await asyncio.to_thread(int)  # the first thread of a loop takes its time, which is none of the connection's
     try:
-        traces = await _first(gathered, arguments, idle_seconds, secrets)
+        traces = await _first(loop, gathered, arguments, idle_seconds, secrets)
     except NoConnection as error:
         if UNSUPPORTED not in error.trouble.said:
             gathered.trouble = error.trouble
             return
         rejected = error.trouble.said
+        gathered.pooler = Pooler(proof="it refused what the engine sends when it connects", rejected=rejected)
         arguments = {name: value for name, value in arguments.items() if name != "server_settings"}
         try:
-            traces = await _first(gathered, arguments, idle_seconds, secrets)
+            traces = await _first(loop, gathered, arguments, idle_seconds, secrets)
         except NoConnection as again:
             gathered.trouble = again.trouble
             return
     if traces is None:
         return
     gathered.pooler = replace(traces.pooler, rejected=rejected)
-    read = asyncio.create_task(_console(arguments, secrets))
+    console = asyncio.create_task(_console(loop, arguments, secrets))
     try:
         found = await pooler.read_traces(traces, lambda: connection(arguments, secrets))
     except (NoConnection, TimeoutError, *_NO_HARM) as error:
         found = traces.pooler
         gathered.unseen.append(f"when the pooler takes server connections back ({said(error, secrets)})")
     gathered.pooler = replace(found, rejected=rejected)
-    said_of_itself = await read
-    if isinstance(said_of_itself, str):
-        gathered.pooler = replace(gathered.pooler, no_console=said_of_itself)
-        gathered.unseen.append(f"the pooler's own figures: its console said {said_of_itself!r}")
-        if found.mode is Mode.UNKNOWN:
-            gathered.unseen.append("when the pooler takes server connections back: others were faster to get ours")
+    answer = await console
+    if not isinstance(answer, str):
+        figures, mode = answer
+        proof = found.mode_proof or "its console says so"
+        gathered.pooler = replace(gathered.pooler, console=figures, mode=mode, mode_proof=proof)
         return
-    console, mode = said_of_itself
-    proof = found.mode_proof or "its console says so"
-    gathered.pooler = replace(gathered.pooler, console=console, mode=mode, mode_proof=proof)
+    gathered.pooler = replace(gathered.pooler, no_console=answer)
+    gathered.unseen.append(f"the pooler's own figures ({answer})")
+    if found.mode is Mode.UNKNOWN:
+        gathered.unseen.append("when the pooler takes server connections back: others were faster to get ours")
 
 
 async def _first(
-    gathered: Gathered, arguments: Mapping[str, Any], idle_seconds: float, secrets: list[str]
+    loop: WatchingLoop, gathered: Gathered, arguments: Mapping[str, Any], idle_seconds: float, secrets: list[str]
 ) -> pooler.Traces | None:
     """Look through the first connection, the only one where there is no pooler."""
     async with connection(arguments, secrets) as opened:
-        loop = asyncio.get_running_loop()
-        assert isinstance(loop, WatchingLoop)  # noqa: S101 - for the type checker; gather() made it
         phases = loop.phases()
         try:
             async with opened.transaction(readonly=True):
@@ -133,8 +135,9 @@ def _stalled() -> Trouble:
     return Trouble(kind=TroubleKind.SILENT, said=words, seconds=0.0)
 
 
-async def _console(arguments: Mapping[str, Any], secrets: list[str]) -> Any:
+async def _console(loop: WatchingLoop, arguments: Mapping[str, Any], secrets: list[str]) -> Any:
     address = {name: arguments.get(name) for name in ("host", "port", "user", "password")}
     if not all(value is None or isinstance(value, (str, int)) for value in address.values()):
         return "it was not asked: the engine has several hosts, or a function for its password"
-    return await asyncio.to_thread(read_console, address, str(arguments.get("database") or address["user"] or ""), secrets)
+    database = str(arguments.get("database") or address["user"] or "")
+    return await loop.aside(read_console, address, database, secrets)

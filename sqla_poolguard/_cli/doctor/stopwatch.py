@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import threading
 import time
-from typing import TYPE_CHECKING, Any, Final
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["NO_TLS", "WatchingLoop"]
 
+_T = TypeVar("_T")
 _HEADER: Final = 5
 """Bytes of a message's kind and length."""
 _AUTHENTICATION, _READY, _ERROR = b"R", b"Z", b"E"
@@ -87,6 +91,41 @@ class WatchingLoop(asyncio.SelectorEventLoop):
 
     def _note(self, phase: str) -> None:
         self.marks[phase] = time.perf_counter()
+
+    async def aside(self, act: Callable[..., _T], *args: Any) -> _T:
+        """
+        Call a function in a thread that nobody waits for in the end: neither this loop nor Python.
+
+        The threads of an executor are waited for; a name server, or a console, that does not answer would hold us up.
+        """
+        outcome: asyncio.Future[_T] = self.create_future()
+
+        def deliver(give: Callable[[Any], None], value: Any) -> None:
+            if not outcome.done():
+                give(value)
+
+        def run() -> None:
+            try:
+                give, value = outcome.set_result, act(*args)
+            except Exception as error:  # noqa: BLE001 - it is the caller's
+                give, value = outcome.set_exception, error  # type: ignore[assignment] # either takes what goes with it
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                self.call_soon_threadsafe(deliver, give, value)
+
+        threading.Thread(target=run, daemon=True).start()
+        return await outcome
+
+    async def getaddrinfo(
+        self,
+        host: Any,
+        port: Any,
+        *,
+        family: int = 0,
+        type: int = 0,
+        proto: int = 0,
+        flags: int = 0,  # noqa: A002
+    ) -> Any:
+        return await self.aside(socket.getaddrinfo, host, port, family, type, proto, flags)
 
     def begin(self) -> None:
         """Forget the last connection."""

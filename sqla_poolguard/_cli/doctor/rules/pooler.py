@@ -101,7 +101,8 @@ def _ping(evidence: Evidence) -> Iterator[Hit]:
     for settings in evidence.settings[:1]:
         if settings.pre_ping:
             cost = f"; one takes {milliseconds(evidence.cost.own_ping)} here" if evidence.cost else ""
-            trips = "one round trip" if settings.guarded else "three round trips"
+            stock = "three round trips" if settings.driver == "asyncpg" else "a round trip or more"
+            trips = "one round trip" if settings.guarded and settings.driver == "asyncpg" else stock
             yield Hit(settings.source, f"pool_pre_ping=True: {trips} at every checkout{cost}")
 
 

@@ -227,7 +227,7 @@ RULES: Final = (
         looks="The doctor's own connection was refused, not answered within 2 s, or the server or the pooler is full. "
         "What the settings tell is reported all the same.",
         why="What happened to the doctor happens to the application when it connects.",
-        fix="See what was said.",
+        fix="Check the address, and what the server said; then connect with psql from the same machine.",
         check=_no_connection,
     ),
     Rule(
