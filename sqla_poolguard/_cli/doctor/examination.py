@@ -9,7 +9,7 @@ from sqla_poolguard._cli.doctor.evidence import Evidence
 from sqla_poolguard._cli.doctor.gathering import Gathered, gather
 from sqla_poolguard._cli.doctor.routes import walk
 from sqla_poolguard._cli.doctor.rules import apply
-from sqla_poolguard._cli.doctor.settings import connect_arguments, driver_arguments, read
+from sqla_poolguard._cli.doctor.settings import address_of, connect_arguments, driver_arguments, read
 
 if TYPE_CHECKING:
     from sqlalchemy import URL, Engine
@@ -43,7 +43,7 @@ def examine(target: Target, circumstances: Circumstances, *, offline: bool = Fal
         offline: whether to leave the server alone.
     """
     engines = [] if target.engine is None else [target.engine, *target.others]
-    names = [target.source, *(f"another engine ({one.url.render_as_string()})" for one in target.others)]
+    names = [target.source, *(f"another engine ({address_of(one, connect_arguments(one))})" for one in target.others)]
     settings = tuple(read(one, name, assumed=target.assumed) for one, name in zip(engines, names, strict=bool(engines)))
     gathered = Gathered()
     if offline:

@@ -121,9 +121,9 @@ class WatchingLoop(asyncio.SelectorEventLoop):
         port: Any,
         *,
         family: int = 0,
-        type: int = 0,
+        type: int = 0,  # noqa: A002 - its name in asyncio
         proto: int = 0,
-        flags: int = 0,  # noqa: A002
+        flags: int = 0,
     ) -> Any:
         return await self.aside(socket.getaddrinfo, host, port, family, type, proto, flags)
 

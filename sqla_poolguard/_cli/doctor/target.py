@@ -230,4 +230,6 @@ def _is_application(found: Any) -> bool:
 def _alive() -> list[Any]:
     """Give all engines and FastAPI applications of the process."""
     kinds = (Engine, getattr(sys.modules.get("fastapi"), "FastAPI", Engine))
-    return [one for one in gc.get_objects() if issubclass(type(one), kinds)]  # isinstance() would ask proxies
+    everything = gc.get_objects()
+    wanted = {kind for kind in set(map(type, everything)) if issubclass(kind, kinds)}  # isinstance() would ask proxies
+    return [one for one in everything if type(one) in wanted] if wanted else []
