@@ -143,6 +143,15 @@ def test_module_that_fails(module, text, said):
     assert SECRET not in ran.output
 
 
+def test_defect_of_its_own(monkeypatch):
+    """What must not happen is no finding: exit status 2, and no password in what is printed."""
+    monkeypatch.setattr("sqla_poolguard._cli.doctor.examination.examine", lambda *_args, **_options: 1 / 0)
+    ran = doctor(NOWHERE)
+    assert ran.exit_code == 2
+    assert "ZeroDivisionError" in ran.stderr
+    assert SECRET not in ran.output
+
+
 def test_what_the_module_prints_is_no_part_of_the_report(module):
     """The report can be read by a machine whatever the application says when it starts."""
     name = module(f"print('starting')\n{ENGINE.format(url=NOWHERE.replace('+asyncpg', ''), options='')}")

@@ -77,6 +77,14 @@ def test_statements(bouncers, version, mode, settings):
         assert "PG007" not in found.codes
 
 
+def test_transaction_mode_that_cleans_up(bouncers):
+    """PG007: a pooler that wipes out everything after each transaction is in transaction mode, and not in session mode."""
+    bouncer = bouncers("1.24", "transaction", server_reset_query_always=1, **UNTRACKED)
+    found = diagnose(as_role(bouncer, "app"))
+    assert found.evidence.pooler.mode_proof == "what a client had set was wiped out between its own transactions"
+    assert "PG007" in found.codes
+
+
 def test_wrong_results_are_real(bouncers, module):
     """PG007 is true: two processes with defaults get failures and other processes' rows; as it advises, neither."""
 

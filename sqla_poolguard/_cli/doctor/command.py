@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -83,7 +84,7 @@ def doctor(
     from sqla_poolguard._cli.doctor.examination import examine  # noqa: PLC0415 - likewise
     from sqla_poolguard._cli.doctor.surroundings import look_around  # noqa: PLC0415 - likewise
     from sqla_poolguard._cli.doctor.target import find  # noqa: PLC0415 - likewise
-    from sqla_poolguard._cli.doctor.trouble import DoctorError  # noqa: PLC0415 - likewise
+    from sqla_poolguard._cli.doctor.trouble import DoctorError, hushed  # noqa: PLC0415 - likewise
 
     try:
         counts = {name: told.pop(name) for name in _COUNTS}
@@ -94,6 +95,9 @@ def doctor(
         sys.exit(_COULD_NOT_RUN)
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
+    except Exception:  # noqa: BLE001 - whatever it is, it is not "findings"
+        report.trouble(f"a defect of its own, please report it:\n{hushed(traceback.format_exc())}")
+        sys.exit(_COULD_NOT_RUN)
     failing = [one for one in examination.findings if fail_on != "never" and one.severity.rank <= _LEVELS.index(fail_on)]
     report.show(examination, failing)
     sys.exit(_FOUND if failing else 0)

@@ -88,6 +88,8 @@ def _arguments(engine: Engine, elsewhere: URL | None) -> dict[str, Any] | str:
         return driver_arguments(own)
     address = url.translate_connect_args(username="user")
     query = {name: value for name, value in url.query.items() if name in {"ssl", "sslmode"}}
+    if isinstance(socket := url.query.get("host"), str):
+        address["host"] = socket
     if query:
         address["ssl"] = next(iter(query.values()))
     if own is not None and engine.dialect.driver == "asyncpg" and "server_settings" in own:

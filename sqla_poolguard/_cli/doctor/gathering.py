@@ -117,7 +117,7 @@ async def _first(
                 traces = await pooler.detect(opened)
                 gathered.server = await server.look_at(opened, idle_seconds, gathered.unseen.append)
             if traces is not None:
-                await pooler.leave(opened, traces)
+                traces = await pooler.leave(opened, traces)
             gathered.cost = await costs.measure(opened, phases, loop.tls, pooled=traces is not None)
         except TimeoutError:
             gathered.trouble = _stalled()

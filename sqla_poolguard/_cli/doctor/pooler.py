@@ -54,10 +54,27 @@ async def detect(opened: asyncpg.Connection[Any]) -> Traces | None:
     return Traces(pooler, backend, name)
 
 
-async def leave(opened: asyncpg.Connection[Any], traces: Traces) -> None:
-    """Leave a mark that a pooler wipes out between two clients in session mode, and in no other mode."""
+async def leave(opened: asyncpg.Connection[Any], traces: Traces) -> Traces:
+    """
+    Leave a mark, which a pooler in session mode wipes out when this client has gone; gives what can be told before that.
+
+    Args:
+        opened: the same connection, outside of a transaction.
+        traces: what `detect` gave.
+    """
     async with opened.transaction():  # else what is asked could be split between two server connections
-        await ask(opened, "SELECT set_config($1::text, $2::text, false)", _SETTING, traces.token)
+        backend = (
+            await ask(opened, "SELECT pg_backend_pid() FROM set_config($1::text, $2::text, false)", _SETTING, traces.token)
+        )[0][0]
+    async with opened.transaction():
+        again, found = (await ask(opened, "SELECT pg_backend_pid(), current_setting($1::text, true)", _SETTING))[0]
+    proof = ""
+    if len({traces.backend, backend, again}) > 1:
+        proof = "the transactions of one client were served by several processes"
+    elif found != traces.token:
+        proof = "what a client had set was wiped out between its own transactions"
+    pooler = _with(traces.pooler, Mode.TRANSACTION, proof) if proof else traces.pooler
+    return Traces(pooler, again, traces.token)
 
 
 async def read_traces(traces: Traces, again: Callable[[], AbstractAsyncContextManager[asyncpg.Connection[Any]]]) -> Pooler:
@@ -69,6 +86,8 @@ async def read_traces(traces: Traces, again: Callable[[], AbstractAsyncContextMa
         again: opens another.
     """
     pooler = traces.pooler
+    if pooler.mode is not Mode.UNKNOWN:
+        return pooler
     if pooler.renames:
         return _with(pooler, Mode.TRANSACTION, "it gives prepared statements names of its own, which it does in this mode only")
     for _ in range(_TRIES):
