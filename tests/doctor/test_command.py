@@ -100,6 +100,7 @@ def timed(*arguments):
         ([NOWHERE, "-o", "pool_size=many"], "--option pool_size=many: allowed is a number"),
         ([NOWHERE, "-o", "pool_pre_ping=perhaps"], "--option pool_pre_ping=perhaps: allowed are true and false"),
         ([NOWHERE, "-o", "pool_sise=3"], "--option pool_sise=3: allowed are pool_size,"),
+        ([NOWHERE, "-o", "password=hers-and-hers-alone"], "--option password=*** allowed are pool_size,"),
         ([NOWHERE, "-o", "pool_size"], "--option pool_size: wanted is NAME=VALUE"),
         ([NOWHERE, "--dsn", NOWHERE], "--dsn is for an engine of a module"),
         (["json:loads", "-o", "pool_size=3"], "--option is for an address"),
@@ -300,6 +301,8 @@ def test_colour(newest, monkeypatch):
     ("text", "clean"),
     [
         ("postgresql://app:pa:ss@h/d", "postgresql://***@h/d"),
+        ("postgresql://app:p/a@ss@h/d", "postgresql://***@h/d"),
+        ("http://h:80/d", "http://h:80/d"),
         ("dsn='host=h password=geheim dbname=d'", "dsn='host=h password=*** dbname=d'"),
         ("password: 'a b'", "password: ***"),
         ("it is swordfish", "it is ***"),

@@ -91,7 +91,7 @@ def doctor(
         found = find(target, dsn, _pairs(options))
         examination = examine(found, look_around(counts, **told), offline=offline)
     except DoctorError as error:
-        report.trouble(str(error))
+        report.trouble(hushed(str(error)))
         sys.exit(_COULD_NOT_RUN)
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DoctorError", "hushed", "said", "shown"]
 
-_CREDENTIALS: Final = re.compile(r"//[^/@\s'\"]*:[^/\s'\"]*@")
+_CREDENTIALS: Final = re.compile(r"//[^/@:\s'\"]*:[^\s'\"]*@")
 _PASSWORD: Final = re.compile(r"(?i)\b(password|passwd|pwd)(\s*[=:]\s*)('[^']*'|\"[^\"]*\"|[^\s&,;'\"]+)")
 
 
