@@ -80,8 +80,10 @@ def find(name: str, dsn: str | None, options: Mapping[str, str]) -> Target:
     imported = _imported(module)
     found = _look_up(imported, module, path)
     engine = _engine_in(found)
-    gc.collect()  # engines that are not used any more are none
-    made = [one for one in _alive() if not any(one is other for other in before)]
+    made = _made_since(before)
+    if sum(isinstance(one, Engine) for one in made) > 1:
+        gc.collect()  # engines that are not used any more are none
+        made = _made_since(before)
     live = [one for one in made if isinstance(one, Engine)]
     apps = [one for one in made if not isinstance(one, Engine)]
     if _is_application(found):
@@ -225,6 +227,10 @@ def _engine_in(found: Any) -> Engine | None:
 def _is_application(found: Any) -> bool:
     kind = getattr(sys.modules.get("fastapi"), "FastAPI", None)
     return kind is not None and isinstance(found, kind)
+
+
+def _made_since(before: list[Any]) -> list[Any]:
+    return [one for one in _alive() if not any(one is other for other in before)]
 
 
 def _alive() -> list[Any]:
