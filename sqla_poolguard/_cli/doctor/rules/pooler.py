@@ -74,6 +74,8 @@ def _statements(evidence: Evidence) -> Iterator[Hit]:
     if pooler is None or pooler.mode is Mode.SESSION or _keeps_apart(pooler):
         return
     sure = pooler.mode is not Mode.UNKNOWN
+    mode = f"{pooler.mode} mode" if sure else "a pooler whose mode could not be told"
+    kept = ", and a statement that was prepared kept its own name on the server connection" if pooler.renames is False else ""
     for settings in asyncpg_engines(evidence):
         if settings.address != evidence.settings[0].address:
             continue
@@ -82,8 +84,7 @@ def _statements(evidence: Evidence) -> Iterator[Hit]:
             continue
         old = f", asyncpg {evidence.circumstances.asyncpg}" if settings.statement_cache_size == 0 else ""
         seen = (
-            f"{pooler.mode} mode, and a statement that was prepared stayed on the server connection under its own name;"
-            f" statement_cache_size={settings.statement_cache_size}, "
+            f"{mode}{kept}; statement_cache_size={settings.statement_cache_size}, "
             f"prepared_statement_cache_size={settings.prepared_cache_size}, names: {settings.naming}{old}"
         )
         severity = None if sure and harm is Naming.COUNTED else Severity.WARNING
