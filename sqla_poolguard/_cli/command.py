@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from sqla_poolguard._cli.demo.settings import OTLP_PROTOCOLS
+from sqla_poolguard._cli.doctor.command import doctor
 from sqla_poolguard._cli.files import prometheus
 from sqla_poolguard._cli.size.command import size
 from sqla_poolguard._cli.trouble import DemoError
@@ -33,6 +34,7 @@ def poolguard() -> None:
 
 poolguard.add_command(prometheus)
 poolguard.add_command(size)
+poolguard.add_command(doctor)
 
 
 @poolguard.command()

@@ -46,9 +46,9 @@ def test_bouncer(bouncers, version, mode):
     assert modes["pool_mode"] == mode
 
 
-def test_bouncer_leaves_nothing(newest):
+def test_bouncer_leaves_nothing(behind):
     """At the end of its block its process and its folder are gone, and its address is free."""
-    with PgBouncer("1.24", newest, users={"somebody": "hers"}, settings={"auth_type": "trust"}) as bouncer:
+    with PgBouncer("1.24", behind, users={"somebody": "hers"}, settings={"auth_type": "trust"}) as bouncer:
         assert ask(bouncer.url("postgresql"), "SELECT 1") == 1
         assert ":hers@" in bouncer.url(user="somebody")
         process, root = bouncer._guardian.process, bouncer._guardian.root
@@ -58,10 +58,10 @@ def test_bouncer_leaves_nothing(newest):
         ask(bouncer.url("postgresql"), "SELECT 1")
 
 
-def test_bouncer_that_cannot_start_says_why(newest):
+def test_bouncer_that_cannot_start_says_why(behind):
     """What PgBouncer said is in the error."""
     with pytest.raises(RuntimeError, match=r"PgBouncer 1\.18 did not start: (?s:.*)nonsense"):
-        PgBouncer("1.18", newest, settings={"pool_mode": "nonsense"}).__enter__()
+        PgBouncer("1.18", behind, settings={"pool_mode": "nonsense"}).__enter__()
 
 
 def test_older(postgres15):

@@ -94,10 +94,10 @@ class PgBouncer:
 
     def _start(self, bouncer: Path) -> None:
         folder = self._guardian.root
-        folder.chmod(0o755 if os.geteuid() == 0 else 0o700)
+        prefix = _not_root()
+        folder.chmod(0o755 if prefix == embedded._DROPPED else 0o700)
         users = folder / "users"
         users.write_text("".join(f'"{user}" "{password}"\n' for user, password in self._users.items()))
-        prefix = _not_root()
         for self.port in random.sample(embedded._PORTS, 8):
             (folder / "ini").write_text(self._ini(users))
             process = self._guardian.launch(*prefix, bouncer, folder / "ini")

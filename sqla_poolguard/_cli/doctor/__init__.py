@@ -1,0 +1,1 @@
+"""`poolguard doctor`: gathers evidence about an engine and its server, and applies rules to it. Gathering judges nothing."""
