@@ -202,13 +202,14 @@ async def test_pool_works_without_telemetry():
 
 
 async def test_samples_do_not_grow_without_bound(monkeypatch):
-    """Samples that no exporter takes are capped."""
+    """Samples that no exporter takes are capped, and so many of them forgotten at once that few checkouts pay for it."""
     monkeypatch.setattr(_ledger, "SAMPLES_KEPT", 10)
+    monkeypatch.setattr(_samples, "FORGOTTEN", 4)
     db = engine(guard=Guard(telemetry=False))
     for _ in range(25):
         async with db.connect():
             pass
-    assert 10 <= len(ledger_of(db).samples) <= 10 + 1, "the last one is counted at the next checkout"
+    assert 10 - 4 <= len(ledger_of(db).samples) <= 10 + 1, "the last one is counted at the next checkout"
 
 
 async def test_observer_that_is_cancelled_stops_no_timer(caplog):
