@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 LONG = 0.15
 """Seconds that are worth a span, or a finding."""
-TIMEOUT = 0.3
+TIMEOUT = 1.0
 PATIENCE = 20
 
 SOURCE = str(Path(__file__))
@@ -113,6 +113,13 @@ class Traced:
         url = options.pop("url", self.url)
         self.engines[pool] = create_async_engine(url, poolclass=GuardedPool, guard=guard, **options)
         self.answers[pool] = asyncio.Event()
+
+    async def connect(self) -> asyncpg.Connection:
+        """Open a connection outside of every pool."""
+        url = make_url(self.url)
+        return await asyncpg.connect(
+            host=url.host, port=url.port, user=url.username, password=url.password, database=url.database
+        )
 
     async def hold(self, pool: str):
         """Keep a connection while it waits for an answer."""
@@ -202,8 +209,13 @@ async def _granted(traced):
 
 
 async def _timed_out(traced):
-    """A request waits in vain."""
-    traced.open("timed-out", pool_timeout=TIMEOUT)
+    """A request waits in vain. The timeout is the holder's, too, and so its connection is opened before."""
+    opened = await traced.connect()
+
+    async def connect():
+        return opened
+
+    traced.open("timed-out", pool_timeout=TIMEOUT, async_creator=connect)
     async with traced.held("timed-out"):
         await traced.get("/ask/timed-out")
 
@@ -230,10 +242,7 @@ async def _slow_connect(traced):
 
     async def connect():
         await asyncio.sleep(LONG)
-        url = make_url(traced.url)
-        return await asyncpg.connect(
-            host=url.host, port=url.port, user=url.username, password=url.password, database=url.database
-        )
+        return await traced.connect()
 
     traced.open("slow-connect", async_creator=connect)
     await traced.get("/ask/slow-connect")
