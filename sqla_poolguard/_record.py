@@ -70,6 +70,10 @@ class GuardedRecord(_ConnectionRecord):
             return False
         return True
 
+    def is_out_of_reach(self) -> bool:
+        """Tell whether its connection cannot be closed politely, since that takes an event loop, and none is running here."""
+        return self.loop is not None and self.dbapi_connection is not None and _get_running_loop() is None
+
     def get_connection(self) -> Any:
         """Give the connection; if it is gone, connect anew. One that is there was found good just before."""
         return self.dbapi_connection if self.dbapi_connection is not None else self.connect_anew()
