@@ -1,0 +1,196 @@
+"""How many connections a server has room for, for one role, and how many of them each process may have. It asks no server."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["LIMITS_SQL", "Bound", "Processes", "Room", "ServerLimits", "most"]
+
+LIMITS_SQL: Final = """
+SELECT current_setting('server_version_num')::int AS version,
+       current_setting('max_connections')::int AS max_connections,
+       current_setting('superuser_reserved_connections')::int AS superuser_reserved,
+       coalesce(nullif(current_setting('reserved_connections', true), ''),
+                nullif(current_setting('rds.rds_superuser_reserved_connections', true), ''), '0')::int AS reserved,
+       own.rolconnlimit AS role_limit,
+       here.datconnlimit AS database_limit,
+       own.rolsuper AS is_superuser,
+       EXISTS (SELECT FROM pg_catalog.pg_roles AS may WHERE may.rolname IN ('pg_use_reserved_connections', 'rds_superuser')
+               AND pg_has_role(own.oid, may.oid, 'USAGE')) AS may_use_reserved
+  FROM pg_catalog.pg_roles AS own, pg_catalog.pg_database AS here
+ WHERE own.rolname = session_user AND here.datname = current_database()
+"""
+"""
+Gives the one row of which `ServerLimits.of()` is made. Any role may ask, on PostgreSQL 12 and newer.
+
+The limits of a role are those of the one that logged in (`session_user`), whatever `SET ROLE` says.
+RDS had a reserve of its own before PostgreSQL 16 had one, for its `rds_superuser`.
+"""
+
+_NO_LIMIT: Final = -1
+"""As PostgreSQL writes it in `rolconnlimit` and `datconnlimit`; -2 is a database that is being dropped."""
+
+
+class Bound(enum.StrEnum):
+    """Which limit it is that leaves a role the least room."""
+
+    SERVER = "max_connections"
+    """The server's, less what it reserves."""
+    ROLE = "role"
+    """`ALTER ROLE … CONNECTION LIMIT`."""
+    DATABASE = "database"
+    """`ALTER DATABASE … CONNECTION LIMIT`."""
+
+
+class Room(NamedTuple):
+    """The connections that one role can have to one database at most, if nobody else has any."""
+
+    slots: int
+    bound: Bound
+    """Which limit that is; of equal ones the server's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerLimits:
+    """
+    What bounds the connections of one role to one database.
+
+    Source: PostgreSQL's documentation, 20.3.1 (`max_connections`, `superuser_reserved_connections`, `reserved_connections`),
+    and `InitPostgres()` and `CheckMyDatabase()` of its source, which decide.
+
+    Raises:
+        ValueError: a value that no server has.
+    """
+
+    max_connections: int
+    superuser_reserved: int = 3
+    """`superuser_reserved_connections`."""
+    reserved: int = 0
+    """`reserved_connections`, since PostgreSQL 16."""
+    role_limit: int = _NO_LIMIT
+    """`rolconnlimit`; -1 for none. Superusers have none."""
+    database_limit: int = _NO_LIMIT
+    """`datconnlimit`; -1 for none. Superusers have none."""
+    is_superuser: bool = False
+    may_use_reserved: bool = False
+    """Whether the role has the privileges of `pg_use_reserved_connections`, since PostgreSQL 16."""
+    version: int = 0
+    """`server_version_num`, such as 180006; 0 if it is not known."""
+
+    def __post_init__(self) -> None:
+        kept = self.superuser_reserved + self.reserved
+        for name, least in (("max_connections", 1), ("superuser_reserved", 0), ("reserved", 0)):
+            _at_least(name, getattr(self, name), least)
+        for name in ("role_limit", "database_limit"):
+            _at_least(name, getattr(self, name), -2)
+        if kept >= self.max_connections:
+            msg = f"superuser_reserved={self.superuser_reserved} and reserved={self.reserved} leave nothing of "
+            msg += f"max_connections={self.max_connections}; allowed: together less than that"
+            raise ValueError(msg)
+
+    @classmethod
+    def of(cls, row: Mapping[str, object]) -> ServerLimits:
+        """Make it of the row that `LIMITS_SQL` gave."""
+        return cls(**{name: row[name] for name in cls.__dataclass_fields__})  # type: ignore[arg-type] # as the statement casts them
+
+    @property
+    def withheld(self) -> int:
+        """The slots of `max_connections` that are kept from this role."""
+        if self.is_superuser:
+            return 0
+        return self.superuser_reserved + (0 if self.may_use_reserved else self.reserved)
+
+    @property
+    def room(self) -> Room:
+        """The connections that the role can have at most, and which limit that is."""
+        rooms = [Room(self.max_connections - self.withheld, Bound.SERVER)]
+        if not self.is_superuser:
+            own = ((self.role_limit, Bound.ROLE), (self.database_limit, Bound.DATABASE))
+            rooms += [Room(max(limit, 0), bound) for limit, bound in own if limit != _NO_LIMIT]
+        return min(rooms, key=lambda room: room.slots)
+
+    def usable(self, others: int = 0) -> int:
+        """
+        Give the connections that are left for one service.
+
+        Args:
+            others: connections that others have, or must be able to get, out of the same room: other services, jobs, migrations,
+                an administrator. For a role's limit that is those of the same role, for the others' they are counted too: be careful
+                and count all.
+        """
+        _at_least("others", others, 0)
+        return max(self.room.slots - others, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Processes:
+    """
+    How many processes of a service there are at most at one time: during a rollout, not on a quiet day.
+
+    Source of surge and terminating: Kubernetes, Deployments, `maxSurge`; a pod that terminates counts neither as replica nor as surge,
+    and keeps its connections until it has gone.
+
+    Raises:
+        ValueError: a count that cannot be.
+    """
+
+    replicas: int = 1
+    """The most there are when nothing is rolled out (the autoscaler's `maxReplicas`)."""
+    workers: int = 1
+    """Processes of each replica (`WEB_CONCURRENCY`, `--workers`)."""
+    surge: int = 0
+    """Replicas that a rollout starts before it stops old ones."""
+    terminating: int = 0
+    """Replicas that have been told to stop, and still finish requests."""
+    more: int = 0
+    """Processes beside them with the same engine: job workers, schedulers."""
+    engines: int = 1
+    """Engines (pools) of each process, on the same server."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("replicas", 1), ("workers", 1), ("surge", 0), ("terminating", 0), ("more", 0), ("engines", 1)):
+            _at_least(name, getattr(self, name), least)
+
+    @property
+    def peak(self) -> int:
+        """Processes at the worst moment."""
+        return (self.replicas + self.surge + self.terminating) * self.workers + self.more
+
+    @property
+    def pools(self) -> int:
+        """Pools at the worst moment."""
+        return self.peak * self.engines
+
+    def share(self, usable: int) -> int:
+        """
+        Give the connections that each pool may have at most (`pool_size + max_overflow`); 0 if there are more pools than slots.
+
+        Args:
+            usable: connections that the service may have in all.
+        """
+        return usable // self.pools
+
+    def demand(self, pool_size: int, max_overflow: int) -> int | None:
+        """Give the connections that pools of that size can take at the worst moment; None if nothing limits them."""
+        each = most(pool_size, max_overflow)
+        return None if each is None else each * self.pools
+
+
+def most(pool_size: int, max_overflow: int) -> int | None:
+    """
+    Give the connections that one pool can have; None for no limit.
+
+    As SQLAlchemy reads it: `pool_size=0` is no limit, and not no pool; so is `max_overflow=-1`.
+    """
+    return None if pool_size == 0 or max_overflow < 0 else pool_size + max_overflow
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        msg = f"{name}={value!r} is not allowed; allowed: a whole number from {least}"
+        raise ValueError(msg)
