@@ -52,6 +52,8 @@ class Reporter:
         self._retry = RetryLine()
         self.told_of_outage = False
         """Whether the log has told that the database cannot be reached, and not yet that it can."""
+        self.introduced = False
+        """Whether the line about the server's room was said, or is going to be."""
         self._last_look: tuple[float, tuple[int, int], PoolSnapshot, Verdict | None] | None = None
 
     def holder(self, lease: Lease, now: float) -> Holder:

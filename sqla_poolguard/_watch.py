@@ -73,6 +73,11 @@ class Watch:
         self._timed = False
         """Whether the timer is set in it for the first lease that will be overdue."""
 
+    @property
+    def home(self) -> AbstractEventLoop | None:
+        """The event loop of the last checkout."""
+        return self._home
+
     def granted(self, lease: Lease, asked_at: float, loop: AbstractEventLoop | None, place: Place | None) -> None:
         """Note who got a connection in the end."""
         now = self._clock()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from sqla_poolguard._cli.top.command import top
 from sqla_poolguard._cli.trouble import DemoError
 from sqla_poolguard._version import own_version
 
@@ -26,6 +27,9 @@ _FAILED, _COULD_NOT_RUN = 1, 2
 @click.version_option(own_version(), prog_name="poolguard")
 def poolguard() -> None:
     """Know who holds every database connection."""
+
+
+poolguard.add_command(top)
 
 
 @poolguard.command()
