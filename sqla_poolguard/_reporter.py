@@ -18,6 +18,7 @@ from sqla_poolguard._verdict import deadlocked, judge
 from sqla_poolguard.errors import CheckoutRejected, CheckoutTimeout, DatabaseUnavailable
 
 if TYPE_CHECKING:
+    import weakref
     from asyncio import AbstractEventLoop
     from collections.abc import Callable
 
@@ -53,7 +54,9 @@ class Reporter:
         self.told_of_outage = False
         """Whether the log has told that the database cannot be reached, and not yet that it can."""
         self.introduced = False
-        """Whether the line about the server's room was said, or is going to be."""
+        """Whether the line about the server's room was said."""
+        self.introduced_in: weakref.ref[AbstractEventLoop] | None = None
+        """The event loop in which it is going to be."""
         self._last_look: tuple[float, tuple[int, int], PoolSnapshot, Verdict | None] | None = None
 
     def holder(self, lease: Lease, now: float) -> Holder:

@@ -48,11 +48,15 @@ _tasks: Final[set[asyncio.Task[None]]] = set()
 def introduce(pool: GuardedPool, connection: object) -> None:
     """Have the line said some time after an engine's first connect; it costs that one a look at two attributes."""
     reporter, loop = pool._watch.reporter, _get_running_loop()
-    if reporter.introduced or loop is None:
+    if loop is None or reporter.introduced or (reporter.introduced_in is not None and not _is_over(reporter.introduced_in())):
         return
     if getattr(pool._dialect, "name", None) == "postgresql" and server_pid(driver_of(connection)) is not None:
-        reporter.introduced = True
+        reporter.introduced_in = weakref.ref(loop)
         _look_later(loop, weakref.ref(pool), reporter, _FIRST)
+
+
+def _is_over(loop: AbstractEventLoop | None) -> bool:
+    return loop is None or loop.is_closed()
 
 
 def _look_later(loop: AbstractEventLoop, pool: weakref.ref[GuardedPool], reporter: Reporter, seconds: float) -> None:
@@ -63,7 +67,7 @@ def _look(loop: AbstractEventLoop, reference: weakref.ref[GuardedPool], reporter
     """Begin to ask if the pool is at rest; else look again later. A pool that was replaced leaves it to the one that came."""
     pool = reference()
     if pool is None or pool._slots.retired:
-        reporter.introduced = False
+        reporter.introduced_in = None
     elif _is_at_rest(pool, loop):
         task = asyncio.ensure_future(_say(pool, loop, pause))
         _tasks.add(task)
@@ -94,7 +98,9 @@ async def _say(pool: GuardedPool, loop: AbstractEventLoop, pause: float) -> None
         line = None
     if line is None:
         _look_later(loop, weakref.ref(pool), reporter, pause)
-    elif _is_first(line):
+        return
+    reporter.introduced = True
+    if _is_first(line):
         _log.log(logging.WARNING if line.fits is False else logging.INFO, "%s", line.text)
 
 
@@ -112,13 +118,13 @@ def _ask(pool: GuardedPool) -> StartLine | None:
             return None
         with Deadline(_ANSWER):
             row = _row(record.dbapi_connection)
+        pooled = row.pop("pid") != server_pid(driver_of(record.dbapi_connection))
         well = True
     finally:
         if well:
             pool._handover.give_back(record)
         else:  # cancelled, or the connection is lost: nobody is to find that out
             pool._handover.discard(record)
-    pooled = row.pop("pid") != server_pid(driver_of(record.dbapi_connection))
     processes = ProcessCount.read(pool.guard.processes, os.environ)
     return start_line(pool.name, slots.size, slots.max_overflow, processes, ServerLimits.of(row), pooled=pooled)
 

@@ -43,7 +43,7 @@ class Session:
     transaction_age: float | None
     """Seconds since its transaction began; None outside of one."""
     waits_for: str | None
-    """What it waits for, such as `Lock: transactionid`."""
+    """What it waits for: the kind of the event and its name, separated by a colon."""
     locks: int
     """Locks that it holds, beside that on its own transaction's virtual number."""
     blocked_by: tuple[int, ...]

@@ -46,6 +46,9 @@ async def test_said_once_with_the_server_s_figures(server, lines, monkeypatch, d
     monkeypatch.setenv("WEB_CONCURRENCY", "4")
     db = create_async_engine(as_app(server, driver), poolclass=GuardedPool, pool_size=3, max_overflow=1, guard=Guard(name="o1"))
     async with judge_of(server) as judge:
+        async with asyncio.timeout(20):
+            while await judge.fetchval(SESSIONS):  # noqa: ASYNC110 - those of the test before, which go in a moment
+                await asyncio.sleep(0.02)
         for _ in range(3):
             async with db.connect() as connection:
                 await connection.execute(text("SELECT 1"))
@@ -137,6 +140,24 @@ async def test_cancelled_before_it_begins_it_loses_no_slot(newest, monkeypatch):
     await asyncio.wait([task])
     at_rest(db, idle=0)
     await db.dispose()
+
+
+def test_the_next_loop_says_what_the_first_had_no_time_for(newest, lines, monkeypatch):
+    """With a loop for each job it is said in the first that lives long enough."""
+    db = create_async_engine(as_app(newest), poolclass=GuardedPool, guard=Guard(name="o7"))
+
+    async def job(seconds):
+        async with db.connect():
+            pass
+        await asyncio.sleep(seconds)
+        await db.dispose()
+
+    asyncio.run(job(0))
+    asyncio.run(job(0))
+    assert lines() == []
+    asyncio.run(job(1))
+    asyncio.run(job(0.3))
+    assert len(lines()) == 1
 
 
 PROGRAM = """

@@ -104,3 +104,20 @@ def test_it_fits(width, height, colour):
         assert any("Holding" in line for line in lines)
         assert any("more" in line for line in lines) or height is None
     assert ("\x1b[" in out.getvalue()) is colour
+
+
+def test_names_are_text_and_nothing_else():
+    """Neither rich's markup nor a terminal's codes come through: a task or a pool may be called anything."""
+    evil = "[red]x[/red] \x1b]0;owned\x07 [/]"
+    out = Console(file=io.StringIO(), width=120, record=True, force_terminal=True)
+    shown = Process(f"7 {evil}", (pool(holder(task=evil, awaiting=evil), pool=evil),), trouble=evil)
+    out.print(draw([shown], width=120, height=None, note="", rates={}))
+    assert "[red]x[/red] ?]0;owned" in out.export_text(clear=False)
+    assert "\x1b]0" not in out.export_text(styles=True)
+
+
+def test_a_long_note_is_shown_on_its_own_line():
+    """What went wrong is not lost on a narrow screen."""
+    out = Console(file=io.StringIO(), width=40, record=True)
+    out.print(draw([], width=40, height=10, note="no process to look at", rates={}))
+    assert "no process to look at" in out.export_text()

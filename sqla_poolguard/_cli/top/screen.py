@@ -50,11 +50,14 @@ def draw(
     said = f"poolguard top  {len(processes)} process{'es' if several else ''}, {count} pool{'s' if count != 1 else ''}"
     head = Text(said, style="bold", no_wrap=True)
     gap = width - len(said) - len(note)
+    second = Text()
     if gap > 1:
         head.append(" " * gap + note, style="not bold bright_black")
-    parts: list[RenderableType] = [head, Text(), _pools(processes, width, rates), _legend(width)]
+    else:
+        second = Text(note, style="bright_black", no_wrap=True, overflow="ellipsis")
+    parts: list[RenderableType] = [head, second, _pools(processes, width, rates), _legend(width)]
     troubles = [process for process in processes if process.trouble is not None]
-    parts += [Text(f"{process.name}: {process.trouble}", style="bold red") for process in troubles]
+    parts += [_clean(Text(f"{process.name}: {process.trouble}", style="bold red")) for process in troubles]
     left = (height or _UNKNOWN_HEIGHT) - len(parts) - count
     waiting, held, waste = waiters(processes), holders(processes), wasted(processes)
     sections: list[tuple[int, Callable[[int], Table]]] = [
@@ -110,9 +113,9 @@ def _pools(processes: Sequence[Process], width: int, rates: Mapping[tuple[str, s
                 rate = rates.get((process.name, pool["pool"]))
                 refused = sum(pool.get("rejected", {}).values())
                 cells += ["" if rate is None else f"{rate:.0f}", _bad(str(refused), wrong=refused > 0)]
-            table.add_row(*cells)
+            _add(table, *cells)
             if pool.get("downtime") is not None:
-                table.add_row("", _bad("the database cannot be reached", wrong=True))
+                _add(table, "", _bad("the database cannot be reached", wrong=True))
     return table
 
 
@@ -157,7 +160,7 @@ def _holding(rows: Sequence[Group], width: int, *, several: bool) -> Table:
         does = Text(row.does, style="bold red" if row.wrong else "green" if row.good else "")
         cells: list[str | Text] = [f"{row.count} x", _bad(_seconds(row.longest), wrong=row.wrong), row.pool]
         cells += [row.process.split()[0]] if several else []
-        table.add_row(*cells, does, row.where, *([row.task] if wide else []))
+        _add(table, *cells, does, row.where, *([row.task] if wide else []))
     return table
 
 
@@ -167,7 +170,7 @@ def _waiting(rows: Sequence[Group], *, several: bool) -> Table:
     table = _table("Waiting", *columns)
     for row in rows:
         cells: list[str | Text] = [f"{row.count} x", _bad(_seconds(row.longest), wrong=row.wrong), row.pool]
-        table.add_row(*cells, *([row.process.split()[0]] if several else []), row.where)
+        _add(table, *cells, *([row.process.split()[0]] if several else []), row.where)
     return table
 
 
@@ -179,8 +182,21 @@ def _wasted(rows: Sequence[tuple[float, str, str]]) -> Table:
         ("at", {"ratio": 1}),
     )
     for seconds, awaiting, where in rows:
-        table.add_row(_seconds(seconds), awaiting, where)
+        _add(table, _seconds(seconds), awaiting, where)
     return table
+
+
+def _add(table: Table, *cells: str | Text) -> None:
+    """Add a row. What an application calls things is text: neither rich's markup nor codes that a terminal obeys."""
+    table.add_row(*(_clean(cell) for cell in cells))
+
+
+def _clean(text: str | Text) -> Text:
+    plain = text.plain if isinstance(text, Text) else text
+    if not plain.isprintable():
+        plain = "".join(character if character.isprintable() else "?" for character in plain)
+        return Text(plain, style=text.style if isinstance(text, Text) else "")
+    return text if isinstance(text, Text) else Text(text)
 
 
 def _bad(text: str, *, wrong: bool) -> Text:

@@ -52,6 +52,9 @@ def from_sockets(pids: Iterable[int]) -> list[Process]:
     Raises:
         TopError: one that was named cannot be found, or the folder of the sockets is not ours alone.
     """
+    if not hasattr(socket, "AF_UNIX"):
+        msg = "there are no local sockets on this system; name a debug page with --url"
+        raise TopError(msg)
     folder = _runtime.folder()
     wanted = list(pids)
     found = {pid: path for path in _sockets(folder) if (pid := _runtime.pid_of(path)) is not None}
