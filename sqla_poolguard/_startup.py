@@ -40,8 +40,8 @@ _QUIET: Final = 0.5
 _ANSWER: Final = 2.0
 _MOST_MARKS: Final = 16
 
-_said: Final[list[socket.socket]] = []
-"""What tells the other workers of this service that it has been said; kept as long as this process lives."""
+_said: Final[list[int]] = []
+"""What tells the other workers of this service that it has been said: open files, which the end of this process closes."""
 _tasks: Final[set[asyncio.Task[None]]] = set()
 
 
@@ -154,5 +154,5 @@ def _is_first(line: StartLine) -> bool:
     except OSError:
         mark.close()
         return False
-    _said.append(mark)
+    _said.append(mark.detach())
     return True

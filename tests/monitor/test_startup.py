@@ -192,7 +192,13 @@ def test_of_many_workers_one_says_it(newest, tmp_path):
     """Three workers of one service, which connect at one time, say one line."""
     program = tmp_path / "service.py"
     program.write_text(textwrap.dedent(PROGRAM))
-    environment = {**os.environ, "WEB_CONCURRENCY": "3", "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    environment = {
+        **os.environ,
+        "WEB_CONCURRENCY": "3",
+        "PYTHONWARNINGS": "always",
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+    }
     command = [sys.executable, str(program), as_app(newest), "3"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True, cwd=Path.cwd())
+    assert "poolguard-" not in done.stderr, "no warning about a socket that was not closed"
     assert done.stdout.count("pool 'flood': 2+0 x 3 processes (WEB_CONCURRENCY) = 6 of 17 usable slots") == 1
