@@ -53,12 +53,16 @@ class Pace:
         Args:
             limit: connections that the pool may have; infinity for any number.
         """
-        self._keep = 1 - 1 / max(_MEMORY, 2 * limit if limit < math.inf else 0)
+        self.remember(limit)
         self._spent = self._ended = 0.0
         """Connection-seconds, and ended leases, both faded."""
         self._looked_at = -math.inf
         self._total = 0
         self._waited = False
+
+    def remember(self, limit: float) -> None:
+        """Let the past fade as fits a pool of this size."""
+        self._keep = 1 - 1 / max(_MEMORY, 2 * limit if limit < math.inf else 0)
 
     def look(self, now: float, busy: int, total: int, waiting: int, samples: Sequence[tuple[float, float]]) -> None:
         """

@@ -47,7 +47,9 @@ class Figures(AsyncAdaptedQueuePool):
         )
 
 
-def check_arguments(pool_size: object, max_overflow: object, timeout: object, recycle: object, **switches: object) -> None:
+def check_arguments(
+    pool_size: object, max_overflow: object, timeout: object = None, recycle: object = -1, **switches: object
+) -> None:
     """
     Check the arguments that a guarded pool has from its stock sibling.
 

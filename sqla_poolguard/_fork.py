@@ -12,7 +12,7 @@ from sqla_poolguard._ticker import ticker
 if TYPE_CHECKING:
     from sqla_poolguard._pool import GuardedPool
 
-__all__ = ["guard_against_fork"]
+__all__ = ["guard_against_fork", "pools"]
 
 _pools: Final[weakref.WeakSet[GuardedPool]] = weakref.WeakSet()
 _of_the_parent: Final[list[Any]] = []
@@ -24,8 +24,17 @@ def guard_against_fork(pool: GuardedPool) -> None:
     _pools.add(pool)
 
 
+def pools() -> list[GuardedPool]:
+    """Give every pool of this process that lives, also from another thread."""
+    while True:
+        try:
+            return list(_pools)
+        except RuntimeError:  # one was made meanwhile
+            continue
+
+
 def _in_child() -> None:
-    for pool in list(_pools):
+    for pool in pools():
         for record in pool._slots.abandon():
             _of_the_parent.append(record.dbapi_connection)
             record.dbapi_connection = None

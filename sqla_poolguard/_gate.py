@@ -151,6 +151,10 @@ class Gate:
         slots = self._slots
         return self._admission.pace.gap(now, _busy(slots), int(min(slots.limit, slots.size + max(slots.max_overflow, 0))) or 1)
 
+    def resized(self) -> None:
+        """Remember as many holds as fit the pool's new size."""
+        self._admission.pace.remember(self._slots.limit)
+
     def forget(self) -> None:
         """Begin anew, in a forked child: who waited, and how fast connections came back, was the parent's."""
         self._admission = Admission(self._admission.max_wait, self._slots.limit)

@@ -97,6 +97,12 @@ class Guard:
     ping_after: float | None = None
     """Seconds of idleness after which a connection is pinged before it is handed out, in one round trip on asyncpg; None means never."""
 
+    processes: int | None = None
+    """Processes that have such an engine at the worst moment, for the line that says whether they fit the server; None means WEB_CONCURRENCY."""
+
+    inspect: bool = False
+    """Let `poolguard top` look into this process, through a socket that only its own user can open."""
+
     capture: Capture = "site"
     """What to remember of the caller, its line ("site"), its callers too ("stack") or nothing ("off")."""
 
@@ -281,6 +287,8 @@ _CHECKS: Final[dict[str, Callable[[str, object], object]]] = {
     "connect_limit": _count(1),
     "overflow_linger": _span,
     "ping_after": _seconds,
+    "processes": _count(1),
+    "inspect": _switch,
     "capture": _choice("site", "stack", "off"),
     "telemetry": _switch,
     "meter_provider": _provider("get_meter", "metrics.MeterProvider"),

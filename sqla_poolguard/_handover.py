@@ -135,9 +135,12 @@ class Handover:
     def settle(self, giver: Giver | None = None) -> None:
         """Give everything that is free to those who wait, then close what is one too many."""
         self.hand_out(giver)
-        if len(self._slots.idle) > self._slots.keep and not self.linger():
-            while (record := self._slots.surplus()) is not None:
-                self.discard(record)
+        slots = self._slots
+        while len(slots.idle) > slots.keep and (slots.is_shrinking or not self.linger()):
+            record = slots.surplus()
+            if record is None:
+                return
+            self.discard(record)
 
     def close_idle(self, keep: float) -> None:
         """Close idle connections, those first that have been idle longest, until no more than so many are left."""
@@ -152,7 +155,7 @@ class Handover:
     def discard(self, record: GuardedRecord) -> None:
         """Close a connection; its slot is free afterwards, come what may."""
         try:
-            if record.is_foreign():
+            if record.is_foreign() or record.is_out_of_reach():
                 record.abandon()
             else:
                 record.close()

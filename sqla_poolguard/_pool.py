@@ -16,12 +16,13 @@ from sqla_poolguard._callsite import capture
 from sqla_poolguard._connecting import Connecting, NotNow, make_breaker
 from sqla_poolguard._deadline import Deadline, DeadlinePassed
 from sqla_poolguard._facts import Ending
-from sqla_poolguard._figures import Figures, check_arguments
+from sqla_poolguard._figures import check_arguments
 from sqla_poolguard._fork import guard_against_fork
 from sqla_poolguard._guard import Guard
 from sqla_poolguard._handover import Handover
 from sqla_poolguard._quiet import Quiet
 from sqla_poolguard._record import POLITE, GuardedRecord, cut_off, is_leaked, listen
+from sqla_poolguard._resizing import Resizable
 from sqla_poolguard._slots import Slots
 from sqla_poolguard._supply import Supply
 from sqla_poolguard._watch import Watch
@@ -41,7 +42,7 @@ _CHECKED_IN: Final = Ending.CHECKED_IN
 _came_back: Final = _fastlane.OUT.discard
 
 
-class GuardedPool(Figures):
+class GuardedPool(Resizable):
     """
     A pool for `create_async_engine` that knows who holds every connection.
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from asyncio import Task
     from collections.abc import Callable
 
-__all__ = ["Look", "count_operations", "driver_of", "look"]
+__all__ = ["Look", "count_operations", "driver_of", "look", "server_pid"]
 
 _PSYCOPG_IDLE: Final = 0
 
@@ -37,6 +37,16 @@ class Look(NamedTuple):
 def driver_of(connection: Any) -> Any:
     """Give the driver's own connection, of SQLAlchemy's adapted one; None if it is closed."""
     return getattr(connection, "driver_connection", None)
+
+
+def server_pid(driver: Any) -> int | None:
+    """Tell which process of the server a driver's connection believes to talk to; behind a pooler that is none of the server's."""
+    try:
+        if type(driver).__module__.partition(".")[0] == "asyncpg":
+            return int(driver.get_server_pid())
+        return int(driver.info.backend_pid)
+    except Exception:  # noqa: BLE001 - closed just now, or a driver that does not tell
+        return None
 
 
 def look(driver: Any) -> Look | None:

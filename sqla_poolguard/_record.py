@@ -13,9 +13,11 @@ from sqlalchemy import event
 from sqlalchemy.pool.base import _ConnectionRecord
 
 from sqla_poolguard._facts import Ending
+from sqla_poolguard._inspector import open_inspector
 from sqla_poolguard._ledger import Lease
 from sqla_poolguard._probe import count_operations, driver_of
 from sqla_poolguard._slow import time_statements
+from sqla_poolguard._startup import introduce
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -69,6 +71,10 @@ class GuardedRecord(_ConnectionRecord):
             self.loop = running
             return False
         return True
+
+    def is_out_of_reach(self) -> bool:
+        """Tell whether its connection cannot be closed politely, since that takes an event loop, and none is running here."""
+        return self.loop is not None and self.dbapi_connection is not None and _get_running_loop() is None
 
     def get_connection(self) -> Any:
         """Give the connection; if it is gone, connect anew. One that is there was found good just before."""
@@ -159,6 +165,9 @@ def _connected(connection: object, record: GuardedRecord) -> None:
     count_operations(driver_of(connection))
     if record.guarded.guard.slow_statement is not None:
         time_statements(record.guarded)
+    introduce(record.guarded, connection)
+    if record.guarded.guard.inspect:
+        open_inspector()
     # SQLAlchemy notes in `starttime` when it began to connect, on the wall clock; a clock that was set back reads as 0
     record.guarded._watch.opened(max(time.time() - record.starttime, 0.0))
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
+from sqla_poolguard._bounds import Bounds
 from sqla_poolguard._breaker import Breaker
 from sqla_poolguard._waiters import Waiters
 
@@ -30,16 +32,17 @@ class Leasable(Protocol):
 R = TypeVar("R", bound=Leasable)
 
 
-class Slots(Generic[R]):
+class Slots(Bounds, Generic[R]):
     """
     The slots of one pool.
 
     A slot is taken while a connection is idle, leased, or being opened or closed (busy).
     The law, between any two calls:
 
-        idle + leased + busy == taken <= limit
+        idle + leased + busy == taken <= most
 
-    and nobody waits while a connection is idle, or a slot is free and the breaker allows to connect.
+    where `most` is `limit`, unless that has just fallen (see `Bounds`),
+    and nobody waits while a connection is idle and may be used, or a slot is free and the breaker allows to connect.
 
     `taken` and `records` change, and waiters leave the queue, under `_lock`, which the garbage collector may re-enter.
     Otherwise the deques need no lock: each of their methods is one step of the interpreter.
@@ -49,18 +52,13 @@ class Slots(Generic[R]):
         "__weakref__",
         "_abandoned",
         "_clock",
+        "_leaving",
         "_lock",
         "breaker",
         "idle",
-        "keep",
-        "limit",
-        "max_overflow",
         "put_back",
         "records",
-        "retired",
-        "size",
         "take",
-        "taken",
         "waiters",
     )
 
@@ -83,21 +81,16 @@ class Slots(Generic[R]):
             clock: the pool's clock, in seconds.
             use_lifo: hand out the connection that came back last.
         """
+        super().__init__(size, max_overflow)
         self.breaker = breaker or Breaker(math.inf, math.inf, float, opens=False)
         self._clock = clock
-        self.size = size
-        self.max_overflow = -1 if size == 0 else max_overflow
-        self.keep: float = size or math.inf
-        self.limit: float = math.inf if size == 0 or max_overflow < 0 else size + max_overflow
         self.idle: deque[R] = deque()
         self.take: Callable[[], R] = self.idle.pop if use_lifo else self.idle.popleft
         self.put_back: Callable[[R], None] = self.idle.append if use_lifo else self.idle.appendleft
         self.waiters = Waiters()
         self.records: set[R] = set()
-        """Every record that fills a slot."""
-        self.taken = 0
-        """Slots taken; above `len(records)` by those whose record is not made yet."""
-        self.retired = False
+        """Every record that fills a slot; there are more slots taken by those whose record is not made yet."""
+        self._leaving: set[R] = set()
         self._abandoned: set[R] = set()
         self._lock = threading.RLock()
 
@@ -170,7 +163,11 @@ class Slots(Generic[R]):
                     msg = f"bug: {record!r} gives back a slot that it does not hold"
                     raise AssertionError(msg)
                 self.records.discard(record)
+                self._leaving.discard(record)
+                self.leaving = len(self._leaving)
             self.taken -= 1
+            if self.most > self.limit:
+                self.measure()
             if self.taken < len(self.records):
                 msg = f"bug: {len(self.records)} records in {self.taken} slots"
                 raise AssertionError(msg)
@@ -184,7 +181,7 @@ class Slots(Generic[R]):
         """
         with self._lock:
             idle, waiters = self.idle, self.waiters
-            while waiters.queued and (idle or (self.taken < self.limit and self.breaker.may_begin())):
+            while waiters.queued and (self.may_serve(len(idle)) or self._may_open()):
                 waiter = waiters.pop()
                 if waiter is None:
                     return None
@@ -242,18 +239,20 @@ class Slots(Generic[R]):
             self.waiters.gave_up(waiter)
 
     def surplus(self) -> R | None:
-        """Take out an idle connection that is one too many (the one that came last); None if there is none."""
-        if len(self.idle) > self.keep:
-            try:
-                return self.idle.pop()
-            except IndexError:  # another thread took it
-                return None
+        """Take out an idle connection that is one too many (the one that came last), to be closed; None if there is none."""
+        with self._lock:
+            if self.is_surplus(len(self.idle)):
+                with suppress(IndexError):  # another thread took it
+                    record = self.idle.pop()
+                    self._leaving.add(record)
+                    self.leaving = len(self._leaving)
+                    return record
         return None
 
-    def retire(self) -> None:
-        """Keep nothing from now on: what comes back is surplus."""
-        self.retired = True
-        self.keep = 0
+    def resize(self, size: int, max_overflow: int) -> None:
+        """Set other bounds; to be followed by a match, and by closing what is surplus."""
+        with self._lock:
+            self.bound(size, max_overflow)
 
     def abandon(self) -> list[R]:
         """
@@ -268,7 +267,9 @@ class Slots(Generic[R]):
         self.records.clear()
         self.idle.clear()
         self.waiters = Waiters()
-        self.taken = 0
+        self._leaving.clear()
+        self.taken = self.leaving = 0
+        self.measure()
         self.breaker.forget()
         return abandoned
 
@@ -285,11 +286,15 @@ class Slots(Generic[R]):
         with self._lock:
             idle, leased, taken, live = len(self.idle), len(self.leases()), self.taken, len(self.waiters)
             busy = taken - idle - leased
-            sound = busy >= 0 and taken <= self.limit and len(self.records) <= taken
-            awake = not (live and (idle or (taken < self.limit and self.breaker.may_begin())))
+            sound = busy >= self.leaving >= 0 and taken <= self.most and len(self.records) <= taken
+            awake = not (live and (self.may_serve(idle) or self._may_open()))
             if sound and awake:
                 return None
             return (
-                f"law broken: idle {idle} + leased {leased} + busy {busy} == taken {taken} <= limit {self.limit}, "
-                f"{len(self.records)} records, {live} waiting"
+                f"law broken: idle {idle} + leased {leased} + busy {busy} == taken {taken} <= most {self.most}, "
+                f"limit {self.limit}, {self.leaving} leaving, {len(self.records)} records, {live} waiting"
             )
+
+    def _may_open(self) -> bool:
+        """Tell whether a connection may be opened now, in a free slot."""
+        return self.taken < self.limit and self.breaker.may_begin()

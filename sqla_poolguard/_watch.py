@@ -7,6 +7,7 @@ import math
 import weakref
 from asyncio import current_task
 from asyncio.events import _get_running_loop
+from contextvars import Context
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy.util.concurrency import greenlet_spawn
@@ -74,6 +75,11 @@ class Watch:
         """The event loop of the last checkout."""
         self._timed = False
         """Whether the timer is set in it for the first lease that will be overdue."""
+
+    @property
+    def home(self) -> AbstractEventLoop | None:
+        """The event loop of the last checkout."""
+        return self._home
 
     def granted(self, lease: Lease, asked_at: float, loop: AbstractEventLoop | None, place: Place | None) -> None:
         """Note who got a connection in the end."""
@@ -221,9 +227,26 @@ class Watch:
         surplus = max(len(idle) - keep, 0)
         self._trim_at = now + self._linger / 4 if surplus > long_idle else math.inf
         if min(surplus, long_idle):
-            task = asyncio.ensure_future(greenlet_spawn(self._handover.close_idle, len(idle) - min(surplus, long_idle)))
-            self._trimming.add(task)
-            task.add_done_callback(self._trimming.discard)
+            self._begin(self._handover.close_idle, len(idle) - min(surplus, long_idle))
+
+    def run_in(self, loop: AbstractEventLoop | None, work: Callable[[], None]) -> None:
+        """Have something done soon that awaits, in a loop; if there is none, or it does not run any more, do it here, now."""
+        if loop is not None and loop is _get_running_loop():
+            self._begin(work)
+            return
+        try:
+            if loop is not None:
+                loop.call_soon_threadsafe(self._begin, work, context=Context())
+                return
+        except RuntimeError:  # it was closed just now
+            pass
+        work()
+
+    def _begin(self, work: Callable[..., None], *args: float) -> None:
+        """Begin something that awaits, in the running loop."""
+        task = Context().run(asyncio.ensure_future, greenlet_spawn(work, *args))
+        self._trimming.add(task)
+        task.add_done_callback(self._trimming.discard)
 
     def _report_overdue(self, now: float) -> float:
         """Report the leases that are overdue, once each; return when to look again, infinity if nothing else is out."""

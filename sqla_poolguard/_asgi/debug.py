@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qs
 
 from sqla_poolguard._asgi.page import draw
-from sqla_poolguard._asgi.plain import plain
 from sqla_poolguard._asgi.words import answer, answer_json, header
+from sqla_poolguard._plain import plain
 from sqla_poolguard._snapshot import snapshot
 
 if TYPE_CHECKING:

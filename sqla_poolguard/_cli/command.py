@@ -13,6 +13,7 @@ from sqla_poolguard._cli.demo.settings import OTLP_PROTOCOLS
 from sqla_poolguard._cli.doctor.command import doctor
 from sqla_poolguard._cli.files import prometheus
 from sqla_poolguard._cli.size.command import size
+from sqla_poolguard._cli.top.command import top
 from sqla_poolguard._cli.trouble import DemoError
 from sqla_poolguard._version import own_version
 
@@ -35,6 +36,7 @@ def poolguard() -> None:
 poolguard.add_command(prometheus)
 poolguard.add_command(size)
 poolguard.add_command(doctor)
+poolguard.add_command(top)
 
 
 @poolguard.command()

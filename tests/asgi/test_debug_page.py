@@ -24,7 +24,7 @@ from sqla_poolguard import (
 )
 from sqla_poolguard._asgi import debug
 from sqla_poolguard._asgi.page import draw
-from sqla_poolguard._asgi.plain import plain
+from sqla_poolguard._plain import plain
 from sqla_poolguard.asgi import debug_page
 
 EVIL = "<script>alert('x')</script>&\"'"

@@ -133,6 +133,14 @@ async def test_what_is_unlimited_has_no_limit(sdk, size, overflow, limits):
     assert {key: value for key, value in found.items() if key.endswith("max")} == limits
 
 
+async def test_limits_follow_the_size(sdk):
+    """A pool that was resized shows its new limits at once."""
+    db = engine(pool_size=2, max_overflow=1)
+    pool_of(db).resize(4, 3)
+    assert {key: value for key, value in gauges(sdk).items() if key.endswith("max")} == {"idle.max": 4, "max": 7}
+    await db.dispose()
+
+
 async def test_connecting_is_neither_idle_nor_used(sdk):
     """A connection that is being opened is a pending request, and no connection yet."""
     driver = FakeDriver(connect=Gate.NEVER)

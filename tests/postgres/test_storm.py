@@ -85,3 +85,58 @@ async def test_storm_on_postgres(postgres_url):
     gc.collect()
     await asyncio.sleep(0)
     at_rest(db, idle=0)
+
+
+async def test_storm_with_resizes_on_postgres(postgres_url):
+    """PostgreSQL never sees more connections than may be, or than there were when that fell; at the end it sees the new size."""
+    rnd = random.Random(seed())
+    db = create_async_engine(
+        postgres_url,
+        poolclass=GuardedPool,
+        pool_size=2,
+        max_overflow=2,
+        pool_timeout=2,
+        connect_args={"server_settings": {"application_name": "resize"}},
+    )
+    pool, ledger = pool_of(db), ledger_of(db)
+    count = COUNT.replace("storm", "resize")
+    judge = await asyncpg.connect(postgres_url.replace("+asyncpg", ""))
+
+    async def seen(wanted):
+        for _ in range(500):  # a backend takes a moment to go after its client has gone
+            if (found := await judge.fetchval(count)) == wanted:
+                return found
+            await judge.execute("SELECT pg_sleep(0.01)")
+        return found
+
+    async def work():
+        async with db.connect() as connection:
+            ledger.check()
+            await connection.execute(text("SELECT pg_sleep(0.002)"))
+        ledger.check()
+
+    try:
+        most = 0
+        for limit in [*(rnd.randint(1, 8) for _ in range(25)), 3]:
+            size = rnd.randint(1, limit)
+            if rnd.random() < 0.5:
+                pool.resize(size, limit - size)
+            else:
+                await asyncio.to_thread(pool.resize, size, limit - size)
+            ledger.check()
+            await asyncio.gather(*(work() for _ in range(40)))
+            assert pool.snapshot().limit == limit
+            assert pool.checkedin() <= size
+            most = max(most, limit)
+        pool.resize(2, 1)
+        assert await seen(2) == await judge.fetchval(count) == pool.checkedin() == 2
+        async with all_out(db, 3):
+            assert await seen(3) == 3
+            pool.resize(1, 0)
+            assert await seen(3) == 3
+        assert await seen(1) == 1
+        assert most > 3
+    finally:
+        await judge.close()
+        await db.dispose()
+    at_rest(db, idle=0)

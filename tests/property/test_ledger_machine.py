@@ -53,6 +53,8 @@ class PoolMachine(RuleBasedStateMachine):
         self.arrivals = 0
         self.last_served = -1
         self.busy = 0  # the model: slots in which something is being opened, or that were handed over
+        self.closing = []  # the model: connections that are one too many, and are being closed
+        self.taken = 0
 
     def teardown(self):
         """Close the loop that made the futures."""
@@ -74,7 +76,15 @@ class PoolMachine(RuleBasedStateMachine):
             waiter.future.set_result(given)
             self.busy += 1
             out.append(waiter)
+        if self.slots.is_shrinking:
+            self.close_surplus()
         return multiple(*out)
+
+    def close_surplus(self):
+        """Begin to close what is one too many; nothing is that somebody could have."""
+        while (record := self.slots.surplus()) is not None:
+            assert not self.queue or self.slots.is_shrinking, "closed while one waits"
+            self.closing.append(record)
 
     def grant(self, record, asked_at):
         """Write the grant into the books."""
@@ -100,13 +110,13 @@ class PoolMachine(RuleBasedStateMachine):
         self.pass_time()
         taken = self.slots.taken
         if not self.slots.reserve():
-            assert taken == self.limit, "a slot is free, and was not given"
+            assert taken >= self.limit, "a slot is free, and was not given"
             return multiple()
         self.ledger.ask()
         self.busy += 1
         return (None, self.now)
 
-    @precondition(lambda self: not self.slots.idle and self.slots.taken >= self.limit)
+    @precondition(lambda self: not self.slots.idle and self.slots.taken >= self.limit)  # as the shell, which looks first
     @rule(patience=st.sampled_from([2.0, float("inf")]))
     def checkout_waits(self, patience):
         """Queue; deadlines do not decrease along the queue, as in a pool with one timeout."""
@@ -201,15 +211,24 @@ class PoolMachine(RuleBasedStateMachine):
         self.slots.vacate(record)
         return self.hand_out()
 
-    @rule(target=served)
+    @rule()
     def surplus_is_closed(self):
         """Close what is one too many; nothing is, while one waits."""
-        record = self.slots.surplus()
-        if record is None:
-            assert len(self.slots.idle) <= self.slots.keep
-            return multiple()
-        assert not self.queue, "closed while one waits"
-        self.slots.vacate(record)
+        self.close_surplus()
+        assert len(self.slots.idle) <= self.slots.keep or self.slots.is_shrinking
+
+    @precondition(lambda self: self.closing)
+    @rule(target=served, data=st.data())
+    def closing_ends(self, data):
+        """The slot of a connection that is closed is free, if there are not fewer now."""
+        self.slots.vacate(self.closing.pop(data.draw(st.integers(0, len(self.closing) - 1))))
+        return self.hand_out()
+
+    @rule(target=served, size=st.integers(0, 4), overflow=st.integers(-1, 3))
+    def resize(self, size, overflow):
+        """Allow more, or fewer, at any moment."""
+        self.slots.resize(size, overflow)
+        self.limit = float("inf") if size == 0 or overflow < 0 else size + overflow
         return self.hand_out()
 
     @rule()
@@ -232,8 +251,11 @@ class PoolMachine(RuleBasedStateMachine):
         slots = self.slots
         assert slots.waiters.live(1000) == self.queue
         assert len(slots.waiters) == len(self.queue)
-        assert slots.taken == len(slots.idle) + len(slots.leases()) + self.busy <= self.limit
+        assert slots.taken == len(slots.idle) + len(slots.leases()) + self.busy + len(self.closing)
+        assert slots.taken <= max(self.limit, self.taken), "more, although there were as many as may be"
+        self.taken = slots.taken
         assert not (self.queue and (slots.idle or slots.taken < self.limit))
+        assert slots.leaving == len(self.closing)
 
 
 TestPoolMachine = PoolMachine.TestCase

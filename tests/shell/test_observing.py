@@ -10,7 +10,7 @@ from doubles.driver import FakeDriver, Gate
 from doubles.pools import Recorder, at_rest, ended, engine, ledger_of, pool_of, queue_up, rejected
 from doubles.virtual import turns
 
-from sqla_poolguard import CheckoutRejected, CheckoutTimeout, DatabaseUnavailable, Guard, Observer, _ledger
+from sqla_poolguard import CheckoutRejected, CheckoutTimeout, DatabaseUnavailable, Guard, Observer, _ledger, _samples
 
 
 def kinds(recorder):

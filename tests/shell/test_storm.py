@@ -111,3 +111,44 @@ async def test_storm_with_disposals():
     async with all_out(db, 6):
         pass
     at_rest(db, idle=3)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"overflow_linger": 0.0078125}, {"fail_fast": True, "connect_limit": 1}], ids=["plain", "linger", "fail-fast"]
+)
+async def test_storm_with_resizes(options):
+    """While the size changes all the time, the laws hold at every step, and no slot is taken while as many are as may be."""
+    rnd = random.Random(seed())
+    driver = RoughDriver(rnd)
+    db = engine(driver, pool_size=3, max_overflow=3, pool_timeout=0.03125, guard=Guard(capture="off", **options))
+    ledger, pool = ledger_of(db), pool_of(db)
+    sizes = []
+    before = 0
+
+    def check():
+        nonlocal before
+        ledger.check()
+        slots = pool._slots
+        assert driver.live <= slots.taken <= max(slots.limit, before), f"{driver.live} live, {slots!r}, {before} taken before"
+        before = slots.taken
+
+    async def resize():
+        sizes.append((rnd.choice((0, 1, 1, 2, 3, 5)), rnd.choice((-1, 0, 0, 1, 3))))
+        check()
+        pool.resize(*sizes[-1])
+        check()
+
+    asyncio.get_running_loop().after_turn = check
+    storm = Storm(db, rnd, check, cancelled=0.15)
+    await storm.run(6_000, meanwhile=resize)
+    assert len(sizes) > 50
+    assert ledger.granted == storm.seen["granted"]
+    assert ledger.ended["leaked"] == storm.seen["leaked"] > 10
+    at_rest(db)
+    assert driver.live == pool.checkedin()
+    driver.calm = True
+    pool.resize(2, 2)
+    async with all_out(db, 4):
+        assert pool.checkedout() == 4
+    await asyncio.sleep(1)
+    at_rest(db, idle=2)

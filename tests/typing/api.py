@@ -53,6 +53,7 @@ from sqla_poolguard.asgi import (
     no_connection,
     readiness,
 )
+from sqla_poolguard.monitor import MonitorRow, PoolMonitor, Session
 from sqla_poolguard.prometheus import PoolCollector, dashboard, register, rules
 from sqla_poolguard.testing import (
     ConnectionWatch,
@@ -281,3 +282,18 @@ async def tests(poolguard: ConnectionWatch) -> None:
         assert_type(stay.site, Site | None)
     with released_before_response(poolguard.app(FastAPI())):
         poolguard.assert_released_before_response()
+
+
+async def monitored(engine: AsyncEngine, pool: GuardedPool) -> None:
+    """The size at run time, and the server's side of who holds."""
+    pool.resize(10, 5)
+    pool.resize(pool_size=10, max_overflow=5)
+    async with PoolMonitor(engine, interval=1.0, starvation=None) as monitor:
+        for row in monitor.rows():
+            assert_type(row, MonitorRow)
+            assert_type(row.holder, Holder)
+            assert_type(row.session, Session | None)
+            assert_type(row.blocks, int)
+    PoolMonitor([engine, engine.sync_engine], slots_low=3)
+    PoolMonitor(engine, intervall=1.0)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+    Guard(inspect=True, processes=4)

@@ -116,6 +116,67 @@ def test_everything_in_a_retired_pool_is_surplus():
     assert "retired" in repr(slots)
 
 
+def test_fewer_slots_than_are_taken_are_taken_until_closed():
+    """Above the limit idle connections are surplus, nobody gets a slot, and what is allowed falls with what is closed, never to rise."""
+    slots = Slots(3, 1)
+    records = filled(slots, 4)
+    held = slots.take()
+    held.lease.granted_at = 1.0
+    slots.resize(1, 1)
+    assert (slots.limit, slots.most, slots.taken) == (2, 4, 4)
+    assert [slots.surplus(), slots.surplus(), slots.surplus()] == [records[3], records[2], None]
+    assert slots.leaving == 2
+    assert slots.broken_law() is None
+    slots.vacate(records[3])
+    assert slots.reserve() is None
+    assert (slots.most, slots.keep) == (3, 0)
+    slots.taken += 1
+    assert "taken 4 <= most 3, limit 2" in (slots.broken_law() or "")
+    slots.taken -= 1
+    slots.vacate(records[2])
+    assert (slots.most, slots.keep, slots.leaving) == (2, 1, 0)
+    assert slots.reserve() is None
+    assert slots.broken_law() is None
+
+
+def test_what_comes_back_above_the_limit_is_for_nobody(loop):
+    """While as many are in use as may be, an idle one too many goes to no waiter; once fewer are, it does."""
+    slots = Slots(2, 0)
+    first, second = filled(slots, 2, idle=False)
+    first.lease.granted_at = second.lease.granted_at = 1.0
+    slots.resize(1, 0)
+    slots.waiters.append(Waiter(loop.create_future(), 0.0, math.inf))
+    first.lease.granted_at = None
+    slots.idle.append(first)
+    assert slots.match() is None
+    assert slots.broken_law() is None
+    assert slots.surplus() is first
+    second.lease.granted_at = None
+    slots.idle.append(second)
+    assert "1 waiting" in (slots.broken_law() or "")
+    _, given = slots.match()
+    assert given is second
+
+
+def test_more_slots_go_to_who_waits(loop):
+    """A waiter gets a slot that came to be."""
+    slots = Slots(1, 0)
+    filled(slots, 1, idle=False)
+    waiter = Waiter(loop.create_future(), 0.0, math.inf)
+    slots.waiters.append(waiter)
+    slots.resize(1, 1)
+    assert slots.match()[0] is waiter
+    assert slots.taken == slots.limit == 2
+
+
+def test_a_retired_pool_keeps_nothing_whatever_its_size():
+    """Another size does not bring a retired pool back to life."""
+    slots = Slots(1, 0)
+    slots.retire()
+    slots.resize(3, 0)
+    assert slots.keep == 0
+
+
 def test_giving_back_a_slot_twice_is_a_bug():
     """A record that fills no slot cannot free one."""
     slots = Slots(2, 0)
@@ -155,7 +216,7 @@ def test_check_finds_damage(loop, damage):
         slots.waiters.append(Waiter(loop.create_future(), 0.0, math.inf))
         if damage == "asleep beside a connection":
             filled(slots, 1)
-    assert re.match(r"law broken: idle \d \+ leased \d \+ busy -?\d == taken \d <= limit 1", slots.broken_law() or "")
+    assert re.match(r"law broken: idle \d \+ leased \d \+ busy -?\d == taken \d <= most 1, limit 1", slots.broken_law() or "")
 
 
 def test_check_accepts_a_busy_slot():

@@ -1,0 +1,1 @@
+"""`poolguard top`: a live view of the pools of running processes."""

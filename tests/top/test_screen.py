@@ -1,0 +1,123 @@
+"""What `top` draws: groups, bars, and no line that is too long or one too many."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from sqla_poolguard._cli.top.figures import holders, is_wrong, place, slots_of, wasted
+from sqla_poolguard._cli.top.screen import draw
+from sqla_poolguard._cli.top.source import Process
+
+SITE = {"file": "/srv/app/orders/views.py", "line": 48, "function": "list_orders.<locals>.inner"}
+AWAITS = {"file": "/srv/app/orders/payments.py", "line": 7, "function": "charge"}
+
+
+def holder(held=5.0, state="awaiting", **more):
+    """Make a holder."""
+    awaiting = "httpx AsyncClient.get" if state == "awaiting" else None
+    base = {"site": SITE, "task": "Task-1", "held": held, "waited": 0.0, "overdue": False, "state": state, "current": AWAITS}
+    return {**base, "awaiting": awaiting, "in_database": 0.1, "declared": None, **more}
+
+
+def pool(*held, waiting=(), size=10, overflow=5, **more):
+    """Make a pool."""
+    waiters = [{"site": SITE, "task": None, "waited": seconds, "held": 0.0} for seconds in waiting]
+    counts = {"idle": 1, "used": len(held), "connecting": 2, "waiting": len(waiting)}
+    base = {"pool": "orders", "pool_size": size, "max_overflow": overflow, **counts, "holders": list(held), "waiters": waiters}
+    return {**base, "rejected": {"timeout": 3}, "waste": [{"site": AWAITS, "awaiting": "httpx", "seconds": 12.5}], **more}
+
+
+def test_same_line_same_deed_is_one_row():
+    """Holders are counted by process, pool, line and what they do; the longest is shown first."""
+    process = Process("7 app", (pool(holder(3.0), holder(9.0), holder(4.0, "in_database")),))
+    first, second = holders([process])
+    assert (first.count, first.longest, first.wrong, first.task) == (2, 9.0, True, "")
+    assert first.does == "awaits httpx AsyncClient.get at payments.py:7"
+    assert (second.count, second.does, second.good, second.wrong) == (1, "in the database", True, False)
+    assert first.where == "orders/views.py:48 in list_orders.inner"
+
+
+@pytest.mark.parametrize(
+    ("what", "wrong"),
+    [
+        (pool(holder(0.5)), False),
+        (pool(holder(2.0)), True),
+        (pool(holder(2.0, in_database=1.9)), False),
+        (pool(holder(2.0, declared="leader")), False),
+        (pool(holder(9.0, "in_database")), False),
+        (pool(holder(9.0, "in_database", overdue=True)), True),
+        (pool(holder(2.0, "orphaned")), True),
+        (pool(holder(2.0, None)), False),
+        (pool(waiting=[0.2]), False),
+        (pool(waiting=[0.2, 1.2]), True),
+        (pool(downtime={"lasted": 1.0}), True),
+    ],
+)
+def test_what_is_wrong(what, wrong):
+    """A second is what a hold for nothing, or a wait, may take; a long query is right."""
+    assert is_wrong([Process("7", (what,))]) is wrong
+    assert is_wrong([Process("7", (what,), "it does not answer")]) is True
+
+
+def test_slots_add_up():
+    """Every slot is one thing; without a limit nothing is free."""
+    slots = slots_of(pool(holder(), holder(state="in_database"), holder(state="running")))
+    assert (slots.database, slots.wrong, slots.used, slots.connecting, slots.idle, slots.free) == (1, 1, 1, 2, 1, 9)
+    assert slots_of(pool(size=0)).free is None
+
+
+def test_places_and_waste():
+    """A path is shown by its end; what is not known is said so; seconds are summed over processes."""
+    assert place(None) == "an unknown line"
+    assert place({"file": "C:\\x\\y\\a.py", "line": 1, "function": "f"}) == "y/a.py:1 in f"
+    assert place({"file": "/v/site-packages/lib/deep/a.py", "line": 1, "function": "f"}) == "deep/a.py:1 in f"
+    assert wasted([Process("1", (pool(),)), Process("2", (pool(),))]) == [(25.0, "httpx", "orders/payments.py:7 in charge")]
+
+
+@pytest.mark.parametrize("colour", [True, False], ids=["colour", "plain"])
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("height", [12, 24, None])
+def test_it_fits(width, height, colour):
+    """No line is wider, and no screen higher, than the terminal, whatever there is to show; wrong things show without colour too."""
+    many = [holder(float(number), site={**SITE, "line": number}) for number in range(2, 60)]
+    processes = [
+        Process("101 app", (pool(*many, waiting=[2.0] * 3, size=50, overflow=50), pool(holder(), pool="audit"))),
+        Process("102 a-program-with-a-long-name.py", (pool(waiting=[0.1], pool="a pool with a very long name indeed" * 3),)),
+        Process("103", trouble="it does not answer"),
+    ]
+    out = io.StringIO()
+    console = Console(
+        file=out, width=width, height=height or 25, color_system="truecolor" if colour else None, force_terminal=colour
+    )
+    console.print(draw(processes, width=width, height=height, note="12:00:00  every 2 s  q quits", rates={}))
+    plain = Console(file=io.StringIO(), width=width, record=True)
+    plain.print(draw(processes, width=width, height=height, note="12:00:00  every 2 s  q quits", rates={}))
+    lines = plain.export_text().rstrip("\n").split("\n")
+    assert all(len(line) <= width for line in lines)
+    assert height is None or len(lines) <= height
+    assert "!!!!" in lines[3]
+    assert any("it does not answer" in line for line in lines)
+    if height != 12:
+        assert any("Holding" in line for line in lines)
+        assert any("more" in line for line in lines) or height is None
+    assert ("\x1b[" in out.getvalue()) is colour
+
+
+def test_names_are_text_and_nothing_else():
+    """Neither rich's markup nor a terminal's codes come through: a task or a pool may be called anything."""
+    evil = "[red]x[/red] \x1b]0;owned\x07 [/]"
+    out = Console(file=io.StringIO(), width=120, record=True, force_terminal=True)
+    shown = Process(f"7 {evil}", (pool(holder(task=evil, awaiting=evil), pool=evil),), trouble=evil)
+    out.print(draw([shown], width=120, height=None, note="", rates={}))
+    assert "[red]x[/red] ?]0;owned" in out.export_text(clear=False)
+    assert "\x1b]0" not in out.export_text(styles=True)
+
+
+def test_a_long_note_is_shown_on_its_own_line():
+    """What went wrong is not lost on a narrow screen."""
+    out = Console(file=io.StringIO(), width=40, record=True)
+    out.print(draw([], width=40, height=10, note="no process to look at", rates={}))
+    assert "no process to look at" in out.export_text()
