@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ __all__ = ["address_of", "claim", "ledgers", "listen"]
 
 _taken: Final[weakref.WeakValueDictionary[str, Ledger]] = weakref.WeakValueDictionary()
 _listeners: Final[list[Callable[[str, Ledger], None]]] = []
-_lock: Final = threading.Lock()
+_lock = threading.Lock()
 _DATABASE_KEYS: Final = ("database", "dbname", "db")
 
 
@@ -40,6 +41,15 @@ def listen(listener: Callable[[str, Ledger], None]) -> None:
         for name, ledger in list(_taken.items()):
             listener(name, ledger)
         _listeners.append(listener)
+
+
+def _forked() -> None:
+    global _lock  # noqa: PLW0603 - the thread that had it is not in the child, and would never let go
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 def ledgers() -> list[Ledger]:

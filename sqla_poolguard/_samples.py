@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections import deque
 from itertools import islice
@@ -23,8 +24,11 @@ Sample = tuple[float, float]
 """(wait time, use time) of an ended lease, in seconds."""
 
 
-_joining: Final = threading.Lock()
-"""Against two who would both be the first."""
+_BATCH: Final = 32
+"""Samples to deal at once for a checkout that has found too many, so that only few checkouts pay for it."""
+
+_joining = threading.Lock()
+"""Against two who would both be the first; made anew in a forked child, where nobody would ever let go of it."""
 
 
 class Share:
@@ -81,7 +85,7 @@ class Samples:
         if len(self._shares) == 1:
             self._shares[0].spill(fresh)
         elif self._shares:
-            self.deal(1)
+            self.deal(_BATCH)
         else:
             take(fresh, FORGOTTEN)
 
@@ -100,3 +104,12 @@ def take(samples: deque[Sample], most: int) -> list[Sample]:
     with contextlib.suppress(IndexError):  # there are no more; what was taken before is in the list
         taken.extend(islice(iter(samples.popleft, None), most))
     return taken
+
+
+def _forked() -> None:
+    global _joining  # noqa: PLW0603 - as it says above
+    _joining = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

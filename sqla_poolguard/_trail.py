@@ -132,7 +132,11 @@ class Trail:
         if is_lost:
             return seen
         here = self._tracing.here()
-        return here if here is not None and (seen is None or here.trace_id == seen.trace_id) else seen
+        last = here if here is not None and (seen is None or here.trace_id == seen.trace_id) else seen
+        if last is None or lease.granted_at is None:
+            return last
+        held = self._clock() - lease.granted_at  # a step of the holder's may have a span of its own, say around its commit
+        return next((spot for spot in (last, seen) if spot is not None and spot.since(held) is spot), last.since(held))
 
     def _blockers(self, most: int) -> list[tuple[Holder, Any]]:
         """Give those who have held the longest, and where in a trace they are."""

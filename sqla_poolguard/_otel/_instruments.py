@@ -14,7 +14,7 @@ from sqla_poolguard._otel import _names as names
 if TYPE_CHECKING:
     from opentelemetry.metrics import Histogram, Meter
 
-__all__ = ["make_histogram", "no_context", "nobody_measures"]
+__all__ = ["make_histogram", "no_context", "nobody_measures", "real_meter"]
 
 _IDLE: Final = NoOpCounter, NoOpHistogram
 """Of the API's own provider, and of an SDK that is disabled (`OTEL_SDK_DISABLED`)."""
@@ -24,6 +24,11 @@ def nobody_measures(instrument: object) -> bool:
     """Tell whether an instrument does nothing, or stands for one that an SDK, which is not there yet, would make."""
     real = getattr(instrument, "_real_instrument", instrument)
     return real is None or isinstance(real, _IDLE)
+
+
+def real_meter(meter: Meter) -> object:
+    """Give the SDK's meter for which one may stand that was asked for before there was an SDK."""
+    return getattr(meter, "_real_meter", None) or meter
 
 
 def make_histogram(meter: Meter, instrument: names.Instrument) -> Histogram:

@@ -6,6 +6,7 @@ It knows neither pool nor SQLAlchemy, and neither makes nor configures an SDK.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 import weakref
@@ -15,7 +16,7 @@ from opentelemetry.metrics import Observation
 
 from sqla_poolguard._levels import breakers, connections, most_idle, most_open
 from sqla_poolguard._otel import _names as names
-from sqla_poolguard._otel._instruments import make_histogram, no_context
+from sqla_poolguard._otel._instruments import make_histogram, no_context, real_meter
 from sqla_poolguard._otel._measured import Measured
 from sqla_poolguard._otel._neighbours import counted_by_others
 from sqla_poolguard._samples import SAMPLES_KEPT
@@ -39,6 +40,9 @@ A drain that never pauses costs an event loop the interpreter's switch interval,
 _SHARE: Final = 0.25
 """Of the time that is left to a collection, what one callback may use; there are six, and those of others."""
 
+_MOST_LEFT: Final = 64
+"""Collected engines of which something is kept for an SDK that may come."""
+
 _every: Final[weakref.WeakSet[Metrics]] = weakref.WeakSet()
 
 
@@ -52,6 +56,7 @@ class Metrics:
     """
 
     def __init__(self, meter: Meter) -> None:
+        self._meter = meter
         self._pools: list[Measured] = []
         """
         In the order of their making. It needs no lock: it is changed in single steps of the interpreter, and read as a copy.
@@ -98,20 +103,13 @@ class Metrics:
 
         Without an SDK nobody ever asks for it, and an application may make and drop engines all day.
         """
-        room = SAMPLES_KEPT
+        room, left = SAMPLES_KEPT, _MOST_LEFT
         for pool in reversed(self._pools.copy()):
             if pool.ledger() is None:
-                pool.wind_up(room)
+                left -= 1
+                pool.wind_up(room if left > 0 else 0)
                 room -= len(pool.samples)
-                self._drop_if_done(pool)
-
-    def _drop_if_done(self, pool: Measured) -> None:
-        """Drop a pool whose engine was collected once all its samples are recorded."""
-        if pool.ledger() is None and not pool.samples:
-            try:
-                self._pools.remove(pool)
-            except ValueError:  # another thread did
-                return
+                _drop_if_done(pool, self._pools, in_vain=left <= 0)
 
     def _drain(self, options: CallbackOptions) -> list[tuple[Measured, Ledger]]:
         """
@@ -124,21 +122,32 @@ class Metrics:
         """
         until = time.monotonic() + options.timeout_millis / 1000 * _SHARE
         living = []
-        for pool in self._pools.copy():
-            pool.deal()
-            for number in range(len(pool.samples)):
-                if number % _BATCH == 0:
-                    time.sleep(0)
-                    if time.monotonic() > until:
-                        break
-                pool.record_next()
-            pool.tell_totals()
-            ledger = pool.ledger()
-            if ledger is not None:
-                living.append((pool, ledger))
-            else:
-                self._drop_if_done(pool)
+        for pools in self._families():
+            for pool in pools.copy():
+                pool.deal()
+                for number in range(len(pool.samples)):
+                    if number % _BATCH == 0:
+                        time.sleep(0)
+                        if time.monotonic() > until:
+                            break
+                    pool.record_next()
+                ledger = pool.ledger()
+                pool.deal()  # what has come meanwhile is all, if the engine is gone by now
+                pool.tell_totals()
+                if ledger is not None:
+                    living.append((pool, ledger))
+                else:
+                    _drop_if_done(pool, pools)
         return living
+
+    def _families(self) -> list[list[Measured]]:
+        """
+        Give the pools of this meter: ours, and those of a set that was made before its provider was known to be the same.
+
+        An SDK that has an instrument already takes no further callback for it.
+        """
+        own = real_meter(self._meter)
+        return [metrics._pools for metrics in tuple(_every) if metrics is self or real_meter(metrics._meter) is own]
 
     # the callbacks: an SDK may have any of the instruments turned off, so each of them drains
 
@@ -179,6 +188,13 @@ class Metrics:
             for pool, ledger in self._drain(options)
             for state, number in breakers(ledger).items()
         ]
+
+
+def _drop_if_done(pool: Measured, pools: list[Measured], *, in_vain: bool = False) -> None:
+    """Drop a pool whose engine was collected once all its samples are recorded, or nobody will ever ask for them."""
+    if pool.ledger() is None and (in_vain or not pool.samples):
+        with contextlib.suppress(ValueError):  # another thread did
+            pools.remove(pool)
 
 
 def _forked() -> None:

@@ -7,6 +7,7 @@ It keeps no provider alive, and what is made with a provider keeps no pool.
 from __future__ import annotations
 
 import functools
+import os
 import threading
 import weakref
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
@@ -30,8 +31,8 @@ __all__ = ["metrics_of", "spans_of"]
 _P = TypeVar("_P")
 _T = TypeVar("_T")
 
-_once: Final = threading.RLock()
-"""Against two threads that make the same thing twice."""
+_once = threading.RLock()
+"""Against two threads that make the same thing twice; made anew in a forked child, where nobody would ever let go of it."""
 
 
 class _Shared(Generic[_P, _T]):
@@ -45,13 +46,21 @@ class _Shared(Generic[_P, _T]):
         self._make = make
         self._made: weakref.WeakKeyDictionary[_P, weakref.ref[_T]] = weakref.WeakKeyDictionary()
 
+    def known(self, provider: _P) -> _T | None:
+        """Give what belongs to a provider, if anybody has it."""
+        try:
+            known = self._made.get(provider)
+        except TypeError:  # it has no hash, or takes no weak reference
+            return None
+        return known() if known is not None else None
+
     def of(self, provider: _P) -> _T:
         """Give what belongs to a provider; make it when nobody has it."""
         try:
-            known = self._made.get(provider)
-        except TypeError:  # it has no hash, or takes no weak reference: each engine has its own
+            hash(provider), weakref.ref(provider)
+        except TypeError:  # each engine has its own
             return self._make(provider)
-        made = known() if known is not None else None
+        made = self.known(provider)
         if made is None:
             made = self._make(provider)
             self._made[provider] = weakref.ref(made)
@@ -61,13 +70,21 @@ class _Shared(Generic[_P, _T]):
 def metrics_of(provider: MeterProvider | None) -> Metrics:
     """Give the instruments of a meter provider; None stands for the application's global one, which may come later."""
     with _once:
-        return _global_metrics() if provider is None or provider is get_meter_provider() else _metrics.of(provider)
+        current = get_meter_provider()
+        if (
+            provider is None or provider is current
+        ):  # one that an engine was given before it became the global one has its own set
+            return _metrics.known(current) or _global_metrics()
+        return _metrics.of(provider)
 
 
 def spans_of(provider: TracerProvider | None) -> Spans:
     """Give what draws with a tracer provider; None stands for the application's global one, which may come later."""
     with _once:
-        return _global_spans() if provider is None or provider is get_tracer_provider() else _spans.of(provider)
+        current = get_tracer_provider()
+        if provider is None or provider is current:
+            return _spans.known(current) or _global_spans()
+        return _spans.of(provider)
 
 
 def _make_metrics(provider: MeterProvider | None = None) -> Metrics:
@@ -82,3 +99,12 @@ _metrics: Final[_Shared[MeterProvider, Metrics]] = _Shared(_make_metrics)
 _spans: Final[_Shared[TracerProvider, Spans]] = _Shared(_make_spans)
 _global_metrics: Final = functools.cache(_make_metrics)
 _global_spans: Final = functools.cache(_make_spans)
+
+
+def _forked() -> None:
+    global _once  # noqa: PLW0603 - as it says above
+    _once = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

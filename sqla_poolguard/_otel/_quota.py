@@ -69,6 +69,10 @@ class Quota:
         suppressed, line.suppressed = line.suppressed, 0
         return suppressed
 
+    def suppress(self) -> None:
+        """Count one that is not drawn for want of room, whichever line it is for."""
+        self._totals.spans_suppressed += 1
+
     def forget(self) -> None:
         """Begin anew, in a forked child."""
         self._lines.clear()

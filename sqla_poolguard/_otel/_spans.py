@@ -114,6 +114,8 @@ class PoolSpans(Tracing):
 
     def keep(self, hold: Hold, now: float) -> None:
         """Draw a hold later: the garbage collector calls, and may have interrupted whoever has an SDK's lock."""
+        if len(self._kept) == _KEPT:
+            self._quota.suppress()
         self._kept.append((hold, now, time.time_ns()))
 
     def draw_kept(self) -> None:

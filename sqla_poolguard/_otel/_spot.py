@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +24,12 @@ __all__ = ["Spot", "here", "spot_of", "trace_id_in"]
 class Spot:
     """A span that is recorded, or was: one that has ended can still be linked to, and have children."""
 
-    __slots__ = ("_span", "context")
+    __slots__ = ("_around", "_began", "_span", "context")
 
     def __init__(self, span: Span, context: SpanContext) -> None:
         self.context = context
+        self._began: int = getattr(span, "start_time", None) or 0
+        self._around: SpanContext | None = getattr(span, "parent", None)
         self._span: Any
         try:
             self._span = weakref.ref(span)
@@ -42,6 +45,17 @@ class Spot:
     def span_id(self) -> str:
         """The span, in 16 hexadecimal digits."""
         return format_span_id(self.context.span_id)
+
+    def since(self, seconds: float) -> Spot:
+        """
+        Give the span around this one if this one has begun later than so many seconds ago.
+
+        Of that one nothing is known but where it is: an SDK's span does not lead to its parent.
+        """
+        around = self._around
+        if around is None or not around.is_valid or time.time_ns() - self._began >= seconds * 1e9:
+            return self
+        return Spot(NonRecordingSpan(around), around)
 
     def open_span(self) -> Span | None:
         """Give the span if it is still being recorded."""

@@ -102,7 +102,7 @@ def run(folder, source, *options):
     """Run pytest on a file; the plugin is found where the package is installed."""
     (folder / "test_it.py").write_text(textwrap.dedent(source))
     (folder / "pytest.ini").write_text("[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = module\n")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, "test_it.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:logfire", *options, "test_it.py"]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
 
 
