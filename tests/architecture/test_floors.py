@@ -109,6 +109,7 @@ FLOORS = {
     "_testing.stays": DOORS,
     "_testing.tally": DOORS,
     "_testing.tasks": DOORS,
+    "_testing.uses": DOORS,
     "_testing.watching": DOORS,
     "_testing.witness": DOORS,
     "asgi": DOORS,
