@@ -92,6 +92,7 @@ FLOORS = {
     "_testing.blocks": DOORS,
     "_testing.calls": DOORS,
     "_testing.clock": DOORS,
+    "_testing.cursors": DOORS,
     "_testing.driver": DOORS,
     "_testing.ending": DOORS,
     "_testing.everywhere": DOORS,
