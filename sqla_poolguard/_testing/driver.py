@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.util.concurrency import await_only
 
 from sqla_poolguard._pool import GuardedPool
+from sqla_poolguard._testing.cursors import FakeContext, FakeCursor, FakeStream
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -61,7 +62,7 @@ class FakeDriver:
     A driver and its server. It stands for asyncpg, which need not be installed.
 
     The gates `connect`, `ping`, `execute`, `rollback` and `close` may be changed at any time, to a `Gate` or its value.
-    Statements find nothing, whatever they say.
+    Statements find nothing, whatever they say; a stream (`connection.stream`) has the columns of its statement, and no rows.
     """
 
     connect: _Step = _Step()
@@ -149,7 +150,9 @@ class FakeDriver:
         """
         options.setdefault("poolclass", GuardedPool)
         dbapi = AsyncAdapt_asyncpg_dbapi(None)  # type: ignore[no-untyped-call]
-        return create_async_engine(_URL, creator=self.open, module=dbapi, _initialize=False, **options)
+        engine = create_async_engine(_URL, creator=self.open, module=dbapi, _initialize=False, **options)
+        engine.dialect.execution_ctx_cls = FakeContext
+        return engine
 
     def open(self) -> FakeConnection:
         """Open a connection: the creator to give to an engine."""
@@ -193,6 +196,14 @@ class FakeDriver:
                 raise OSError(message)
             message = "connection is closed"
             raise AsyncAdapt_asyncpg_dbapi.InterfaceError(message)  # type: ignore[no-untyped-call]
+
+    async def answer(self) -> None:
+        """Pass the gate of a statement; if that is open, let the others run for one turn."""
+        if self.execute is Gate.OK:
+            self.begun["execute"] += 1
+            await sleep(0)
+        else:
+            await self.through("execute")
 
 
 class FakeConnection:
@@ -254,30 +265,9 @@ class FakeConnection:
         async with asyncio.timeout(2):
             await self.driver.through("close")
 
-    def cursor(self, **_: Any) -> FakeCursor:
-        """Give a cursor that finds nothing."""
-        return FakeCursor(self.driver)
-
-
-class FakeCursor:
-    """Executes anything, finds nothing."""
-
-    description = None
-    rowcount = -1
-
-    def __init__(self, driver: FakeDriver) -> None:
-        self._driver = driver
-
-    def execute(self, *_: Any) -> None:
-        """Pass the gate; if that is open, let the others run for one turn."""
-        if self._driver.execute is Gate.OK:
-            self._driver.begun["execute"] += 1
-            await_only(sleep(0))
-        else:
-            await_only(self._driver.through("execute"))
-
-    def close(self) -> None:
-        """Do nothing."""
+    def cursor(self, *, server_side: bool = False) -> FakeCursor:
+        """Give a cursor that finds nothing; one for a stream says so by columns without rows."""
+        return FakeStream(self.driver) if server_side else FakeCursor(self.driver)
 
 
 def _in_greenlet() -> bool:

@@ -18,25 +18,31 @@ from sqla_poolguard import _probe
 from sqla_poolguard._awaits import chain_of
 from sqla_poolguard._callsite import is_application, is_internal
 from sqla_poolguard._facts import HolderState
+from sqla_poolguard._joins import kin
 from sqla_poolguard._sight import attribute, joined_deeply
 from sqla_poolguard._testing.account import Account
+from sqla_poolguard._testing.uses import count_uses
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Future, Task
 
     from sqla_poolguard._awaits import Chain
+    from sqla_poolguard._probe import Look
     from sqla_poolguard._record import GuardedRecord
     from sqla_poolguard._sight import Sight
     from sqla_poolguard._testing.stays import Stay
+    from sqla_poolguard._testing.uses import Uses
 
 __all__ = ["follow"]
 
 
 def follow(stay: Stay) -> None:
     """Keep the account of a lease, from now to its end, as long as the task that checked out lives."""
-    loop = _get_running_loop()
-    if loop is not None and stay.task is not None:
+    loop, record = _get_running_loop(), stay.record
+    if loop is not None and stay.task is not None and record is not None:
         stay.account = Account()
+        if _probe.look(_probe.driver_of(record.dbapi_connection)) is None and stay.fairy is not None:
+            stay.uses = count_uses(stay.fairy, record.guarded._dialect)
         loop.call_soon(_Follower(stay, stay.account, loop).look)
 
 
@@ -52,9 +58,9 @@ class _Follower:
         self._future: Future[Any] | None = None
         """What the holder awaits."""
         self._helpers: weakref.WeakSet[Task[Any]] = weakref.WeakSet()
-        """Tasks that it waits for, or has waited for."""
+        """Tasks that it waits for, or has waited for, and those of the task groups in whose body it is."""
         self._operations: int | None = None
-        """The driver's count when what is being timed began."""
+        """How often the connection had been used when what is being timed began, as far as that is counted."""
 
     def look(self) -> None:
         """See what the holder awaits, if it does, and be called when that has come; called after each of its steps."""
@@ -80,8 +86,8 @@ class _Follower:
         self.end()
         driver = _probe.driver_of(record.dbapi_connection)
         look, now, chain = _probe.look(driver), self._stay.now(), chain_of(task)
-        self._operations = look.operations if look is not None else None
-        if look is not None and look.busy and not chain.feeds(driver):
+        self._operations, is_busy = _used(look, self._stay.uses)
+        if is_busy and not chain.feeds(driver):
             self._account.begin(now, None)
         else:
             sight = _see(task, record, is_known=look is not None)
@@ -89,7 +95,7 @@ class _Follower:
                 self._account.begin(now, None)
             else:
                 self._account.begin(now, (sight.current, sight.awaiting), is_declared=sight.declared is not None)
-        for helper in joined_deeply(chain):
+        for helper in _helpers(chain):
             if helper not in self._helpers:
                 self._helpers.add(helper)
                 _Steps(helper, self, self._loop).look()
@@ -98,8 +104,8 @@ class _Follower:
         """Time it no more: it has come, or one step of it."""
         record = self._stay.record
         if record is not None:
-            look = _probe.look(_probe.driver_of(record.dbapi_connection))
-            moved = look is not None and self._operations is not None and look.operations != self._operations
+            operations, _ = _used(_probe.look(_probe.driver_of(record.dbapi_connection)), self._stay.uses)
+            moved = None not in {operations, self._operations} and operations != self._operations
             self._account.end(self._stay.now(), was_used=moved)
 
     def _resume(self, _: object) -> None:
@@ -139,6 +145,18 @@ class _Steps:
         self._loop.call_soon(self.look)
 
 
+def _helpers(chain: Chain) -> list[Task[Any]]:
+    """Give the tasks whose steps tell what a holder's time goes for."""
+    return [*joined_deeply(chain), *kin(chain)]
+
+
+def _used(look: Look | None, uses: Uses | None) -> tuple[int | None, bool]:
+    """Tell how often the connection has been used, None if nobody counts, and whether it is now: as its driver says, else as was counted."""
+    if look is not None:
+        return look.operations, look.busy
+    return (uses.count, uses.running > 0) if uses is not None else (None, False)
+
+
 def _see(task: Task[Any], record: GuardedRecord, *, is_known: bool) -> Sight:
     """See what a holder awaits; of a driver that does not tell whether it works, by where in SQLAlchemy the holder is."""
     sampler = record.guarded._watch.sampler
@@ -147,7 +165,7 @@ def _see(task: Task[Any], record: GuardedRecord, *, is_known: bool) -> Sight:
     sight = attribute(task, record.lease, _probe.driver_of(record.dbapi_connection), fairy, around)
     if not is_known and id(task) not in around.waiting:
         chain = chain_of(task)
-        if any(_is_in_sqlalchemy(other, fairy) for other in (chain, *map(chain_of, joined_deeply(chain)))):
+        if any(_is_in_sqlalchemy(other, fairy) for other in (chain, *map(chain_of, _helpers(chain)))):
             return sight._replace(state=HolderState.IN_DATABASE)
     if sight.current is None or sight.awaiting is None:  # what it joins is about to run
         chain = chain_of(task)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import pkgutil
 import sys
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
@@ -65,6 +66,8 @@ def guarded(found: Any, look: Callable[[tuple[Any, ...]], Callable[[], None]], i
     """
     if isinstance(found, (classmethod, staticmethod)):
         return type(found)(guarded(found.__func__, look, is_on))
+    if isinstance(found, MethodType):  # of an object: a copy of that is to have its own
+        return MethodType(guarded(found.__func__, look, is_on), found.__self__)
     if isinstance(found, BuiltinFunctionType):
         return _GuardedBuiltin(found, look, is_on)
     if not inspect.iscoroutinefunction(found):
@@ -95,7 +98,7 @@ def guarded(found: Any, look: Callable[[tuple[Any, ...]], Callable[[], None]], i
 
 
 class _GuardedBuiltin:
-    """A guard that does not bind when it is an attribute of a class: builtins do not."""
+    """A guard that does not bind when it is an attribute of a class: builtins do not. It is copied and pickled as they are, too."""
 
     def __init__(self, found: Any, look: Callable[[tuple[Any, ...]], Callable[[], None]], is_on: Callable[[], bool]) -> None:
         functools.update_wrapper(self, found)
@@ -106,3 +109,14 @@ class _GuardedBuiltin:
         if self._is_on():
             self._look(args)()
         return self._found(*args, **kwargs)
+
+    def __copy__(self) -> _GuardedBuiltin:
+        return self
+
+    def __deepcopy__(self, _: dict[int, Any]) -> _GuardedBuiltin:
+        return self
+
+    def __reduce__(self) -> Any:
+        """Be what stands there by its name where it is read: in another process, or when the test is over, the builtin itself."""
+        reduced = self._found.__reduce__()
+        return (pkgutil.resolve_name, (f"{self._found.__module__}:{reduced}",)) if isinstance(reduced, str) else reduced

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sqla_poolguard._record import GuardedRecord
     from sqla_poolguard._testing.account import Account
     from sqla_poolguard._testing.faults import Fault
+    from sqla_poolguard._testing.uses import Uses
 
 __all__ = ["Owner", "Stay"]
 
@@ -80,6 +81,7 @@ class Stay:
         "taken_from",
         "task",
         "task_name",
+        "uses",
         "wasted_at",
     )
 
@@ -118,6 +120,8 @@ class Stay:
         """Whether somebody was blamed for it, or excused."""
         self.account: Account | None = None
         """What its time went for, in exact mode."""
+        self.uses: Uses | None = None
+        """What it is asked, in exact mode, if its driver does not tell."""
         self.suspicion: Fault | None = None
         """What its test is to be told of it, unless a fixture ends the task that has it."""
         self.taken_from: str | None = None
@@ -195,6 +199,8 @@ class Stay:
         """Note that it has ended; the garbage collector may call, at any instruction."""
         self.ended_at, self.ending, self.record = self._clock(), ending, None
         self.is_cut_off = self.suspicion is not None and is_loop_ending()
+        if self.uses is not None:
+            self.uses.end()
         streak, account = record.lease.streak, self.account
         if account is not None:
             account.end(self.ended_at)

@@ -5,10 +5,14 @@ from __future__ import annotations
 import functools
 import logging
 import weakref
+from asyncio import BaseEventLoop
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
-from sqla_poolguard._callsite import capture
+from greenlet import getcurrent
+
+from sqla_poolguard._awaits import Hop
+from sqla_poolguard._callsite import capture, is_application
 from sqla_poolguard._facts import Ending
 from sqla_poolguard._pool import GuardedPool
 from sqla_poolguard._testing.stays import Stay
@@ -17,6 +21,7 @@ if TYPE_CHECKING:
     from asyncio import Task
     from collections.abc import Callable
 
+    from sqla_poolguard._callsite import Place
     from sqla_poolguard._record import GuardedRecord
     from sqla_poolguard._testing.stays import Owner
 
@@ -29,6 +34,7 @@ lineage: Final[ContextVar[Owner | None]] = ContextVar("sqla_poolguard_lineage", 
 
 _witnesses: Final[list[Witness]] = []
 _stack: Final = capture("stack")
+_RUN: Final = BaseEventLoop.run_until_complete.__code__
 
 
 class Witness:
@@ -103,6 +109,27 @@ class Witness:
                 stay.owner.stays.pop(stay, None)
 
 
+def _runner(task: weakref.ref[Task[Any]] | None) -> Place | None:
+    """
+    Find the line of the application that runs a task, and does nothing else meanwhile: `loop.run_until_complete(…)`, `asyncio.run(…)`.
+
+    Args:
+        task: the one that runs, in a greenlet of SQLAlchemy's.
+
+    Returns:
+        None if nobody does, or a library: then it is not known whom the task serves.
+    """
+    parent = getcurrent().parent
+    frame = parent.gr_frame if parent is not None else None
+    while frame is not None and frame.f_code is not _RUN:
+        frame = frame.f_back
+    if frame is None or task is None or Hop(_RUN, frame).local("future") is not task():
+        return None
+    while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "asyncio":
+        frame = frame.f_back
+    return (frame.f_code, frame.f_lasti) if frame is not None and is_application(frame.f_code.co_filename) else None
+
+
 def _wrap() -> None:
     """Stand at the doors."""
     connect, do_return = GuardedPool.connect, GuardedPool._do_return_conn
@@ -114,6 +141,8 @@ def _wrap() -> None:
         if record.lease.granted_at is not None:
             try:
                 place = _stack(2)
+                if not place or not is_application(place[0].co_filename):
+                    place = _runner(record.lease.task) or place
                 for witness in tuple(_witnesses):
                     witness.granted(record, place)
             except Exception:  # noqa: BLE001 - the checkout is none the worse for it

@@ -22,10 +22,14 @@ MODULES = """
         def ask(self, prompt):
             return prompt.upper()
 
+        complete.__module__ = ask.__module__ = "app_calls"
+
     async def plain():
         return 1
 
     calls.Client, calls.plain, calls.client = Client, plain, Client()
+    for own in (Client, plain):
+        own.__module__ = "app_calls"
     sys.modules["app_calls"] = calls
 
     def answer(request):
@@ -251,6 +255,35 @@ def test_everything_is_as_before(suite):
         with pytest.raises(TypeError):
             unittest.mock.create_autospec(Client, instance=True).ask()
         assert calls.client.ask("x") == "X"
+
+    async def test_copies(engine):
+        import concurrent.futures, copy, dataclasses, multiprocessing, pickle
+
+        @dataclasses.dataclass
+        class Options:
+            sleep: object = time.sleep
+
+        for function in (time.sleep, calls.plain, Client.ask):
+            assert copy.copy(function) is copy.deepcopy(function) is pickle.loads(pickle.dumps(function)) is function
+        assert dataclasses.asdict(Options())["sleep"] is copy.deepcopy(Options()).sleep is time.sleep
+        for one in (copy.deepcopy(calls.client), pickle.loads(pickle.dumps(calls.client))):
+            assert one.ask.__self__ is one and one.ask("x") == "X"
+        assert calls.client.ask.__self__ is calls.client
+        with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
+            assert executor.submit(time.sleep, 0).result(30) is None
+        kept_copies.append((time.sleep, pickle.dumps(time.sleep)))
+
+    kept_copies = []
+
+    @pytest.fixture
+    def copies():
+        import copy, pickle
+        for function, pickled in kept_copies:
+            assert pickle.loads(pickled) is pickle.loads(pickle.dumps(function)) is SLEEP
+            assert copy.deepcopy(function) is function
+
+    def test_what_was_copied(copies):
+        assert kept_copies
 
     async def test_class_is_patched(engine):
         for name in ("httpx.AsyncClient", "httpx.Client", "app_calls.Client", "app_calls.client"):

@@ -127,6 +127,30 @@ def test_library_that_calls(suite, pytester):
     assert "time:sleep called at vendor.py:5 " in run.told["test_beside"]
 
 
+def test_function_that_was_imported_by_name(suite, pytester):
+    """As the documentation says, only its module's own can be pickled while it is forbidden; once the test is over, both can."""
+    (pytester.path / "svc.py").write_text("def ask():\n    return 1\n")
+    source = """
+    import pickle
+    import svc
+    from svc import ask
+
+    async def test_it(engine):
+        assert pickle.loads(pickle.dumps(svc.ask))() == 1
+        with pytest.raises(pickle.PicklingError, match="not the same object"):
+            pickle.dumps(ask)
+
+    @pytest.fixture
+    def over():
+        assert pickle.loads(pickle.dumps(ask)) is ask is svc.ask
+
+    def test_after(over):
+        pass
+    """
+    run = suite(source, poolguard_forbidden_calls="svc:ask", pythonpath=".")
+    assert set(run.results.values()) == {"passed"}, run.text
+
+
 def test_another_thread_replaces_nothing(monkeypatch):
     """A checkout in another thread may come while the test's own replaces something: it leaves that alone."""
     calls = ForbiddenCalls(["time:sleep", "late_module:ask"], list, lambda *_: True)

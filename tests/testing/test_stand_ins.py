@@ -9,8 +9,9 @@ import sys
 
 import pytest
 import sqlalchemy.exc
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy import Integer, String, func, select, text
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, mapped_column
 
 from sqla_poolguard import CheckoutRejected, CheckoutTimeout, DatabaseUnavailable, Guard, snapshot
 from sqla_poolguard.testing import FakeClock, FakeDriver, Gate, exhaust
@@ -143,6 +144,58 @@ def test_a_gate_that_is_not_there():
     with pytest.raises(AttributeError, match=message):
         driver.exceute = "never"
     driver.execute, driver.delay = "never", 0.5
+
+
+class Base(DeclarativeBase):
+    """The tables of these tests."""
+
+
+class Order(Base):
+    """One with an ordinary and a computed column."""
+
+    __tablename__ = "orders"
+    id = mapped_column(Integer, primary_key=True)
+    name = mapped_column(String)
+
+
+@pytest.mark.parametrize("pieces", [None, 1, 100])
+async def test_streams(pieces):
+    """Statements that are streamed find nothing either, by connection or session, as rows, objects or one value."""
+    driver = FakeDriver()
+    engine = driver.engine().execution_options(**({} if pieces is None else {"yield_per": pieces}))
+    async with engine.connect() as connection:
+        assert [row async for row in await connection.stream(SELECT)] == []
+        assert await (await connection.stream(SELECT)).all() == []
+        assert await (await connection.stream(SELECT)).first() is None
+        assert await (await connection.stream(SELECT)).fetchmany(2) == []
+        assert [part async for part in (await connection.stream(SELECT)).partitions(2)] == []
+        assert [row async for row in await connection.stream_scalars(SELECT)] == []
+        async with connection.stream(SELECT) as result:
+            assert list(result.keys())
+    async with AsyncSession(engine) as session:
+        assert [order async for order in await session.stream_scalars(select(Order))] == []
+        assert [row async for row in await session.stream(select(Order.id, func.lower(Order.name).label("low")))] == []
+        result = await session.stream(select(Order.id, func.lower(Order.name).label("low")))
+        assert list(result.keys()) == ["id", "low"]
+        await result.close()
+    assert driver.begun["execute"] == 10
+    assert snapshot(engine).used == 0
+
+
+async def test_gates_of_streams():
+    """What is streamed stands before the same gate."""
+    driver = FakeDriver(execute="error")
+    engine = driver.engine()
+    async with engine.connect() as connection:
+        with pytest.raises(sqlalchemy.exc.DBAPIError, match="connection is closed"):
+            await connection.stream(SELECT)
+    driver.execute = "never"
+    async with engine.connect() as connection:
+        task = asyncio.create_task(connection.stream(SELECT).__aenter__())
+        await asyncio.sleep(0)
+        assert driver.begun["execute"] == 2
+        assert driver.let("execute") == 1
+        assert await (await task).all() == []
 
 
 def test_down_and_up():
