@@ -15,7 +15,7 @@ from sqla_poolguard import _arrival
 from sqla_poolguard._testing.policy import Policy, read_count, read_mode, read_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
     from sqla_poolguard._testing.proctor import Proctor
     from sqla_poolguard._testing.tally import Tally
@@ -71,6 +71,31 @@ class Desk:
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         self.proctor: Proctor | None = None
+        self.session: pytest.Session | None = None
+        """The session, while nobody has imported the pool."""
+        self.begun: list[tuple[pytest.FixtureDef[Any], pytest.FixtureRequest]] = []
+        """The fixtures that are being set up, the outermost first."""
+        self.done: dict[pytest.FixtureDef[Any], None] = {}
+        """The wide ones that were; some may have ended."""
+
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        """Note whose fixtures there will be."""
+        self.session = session
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_fixture_setup(
+        self, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+    ) -> Generator[None, Any, Any]:
+        """Note what is being set up: it may import the pool. From then on the proctor notes it."""
+        self.begun.append((fixturedef, request))
+        try:
+            return (yield)
+        finally:
+            self.begun.pop()
+            if self.proctor is not None:
+                self.proctor.fixtures.end()
+            elif fixturedef.scope != "function":
+                self.done[fixturedef] = None
 
     @functools.cached_property
     def tally(self) -> Tally:
@@ -188,8 +213,13 @@ def _begin(config: pytest.Config) -> None:
 
         desk.proctor = Proctor(desk.policy, desk.tally)
         desk.proctor.enter()
+        config.pluginmanager.unregister(desk)
         config.pluginmanager.register(desk.proctor, "poolguard-proctor")
+        if desk.session is not None:
+            desk.proctor.take_over(desk.session, desk.done, desk.begun)
+            desk.done.clear()
 
+    config.pluginmanager.register(desk, "poolguard-desk")
     _arrival.when_there(stand_by)
     config.add_cleanup(lambda: _arrival.forget(stand_by))
 

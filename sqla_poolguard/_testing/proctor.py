@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import weakref
 from typing import TYPE_CHECKING, Any, Final
@@ -14,22 +15,23 @@ from sqla_poolguard._testing.faults import LEAKS, FaultKind, describe, fault_of
 from sqla_poolguard._testing.following import follow
 from sqla_poolguard._testing.forbidding import ForbiddenCalls
 from sqla_poolguard._testing.judgement import judge_end, suspect_rest, suspect_tasks
-from sqla_poolguard._testing.keeping import living_sessions, place_of
 from sqla_poolguard._testing.late import PROPERTY, TITLE, tell_earlier_tests
 from sqla_poolguard._testing.policy import PoolguardWarning
 from sqla_poolguard._testing.stays import Owner
 from sqla_poolguard._testing.tasks import living_tasks, mark_left_over
+from sqla_poolguard._testing.wide import WideFixtures
 from sqla_poolguard._testing.witness import Witness
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Task
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Iterable
 
     from sqla_poolguard._facts import Site
     from sqla_poolguard._testing.faults import Fault
     from sqla_poolguard._testing.policy import Policy
     from sqla_poolguard._testing.stays import Stay
     from sqla_poolguard._testing.tally import Tally
+    from sqla_poolguard._testing.wide import Begun
 
 __all__ = ["Proctor"]
 
@@ -53,14 +55,11 @@ class Proctor:
         self._faults: list[Fault] = []
         self._has_leaked = False
         """Whether the leak that this test must have was seen."""
-        self._fixtures: dict[Any, Owner] = {}
-        """Fixtures that outlive a test, and live."""
-        self._over: list[Owner] = []
-        """Such fixtures that have ended, and are to be judged with the test in whose teardown they did."""
         running = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0]
         self._late: list[Stay] = []
         """What was checked out by tasks that had outlived their test."""
         self.witness = Witness(Owner(running or _RUN), by_lineage=True, is_kept=self._is_kept)
+        self.fixtures = WideFixtures(self.witness)
         self.witness.on_grant.append(self._check_nesting)
         self.witness.on_grant.append(self._follow)
         self._leave_loops: Callable[[], None] = lambda: None
@@ -76,6 +75,22 @@ class Proctor:
         self.witness.enter()
         self._leave_loops = when_loops_end(self._loop_ends)
 
+    def take_over(self, session: pytest.Session, done: Iterable[pytest.FixtureDef[Any]], begun: Iterable[Begun]) -> None:
+        """
+        Learn of what runs already: the pool was imported in the middle of a test.
+
+        Args:
+            session: of pytest.
+            done: wide fixtures that were set up; some may have ended.
+            begun: the fixtures that are being set up, the outermost first; `fixtures.end` is called for each.
+        """
+        item = next((item for item in session.items if item.nodeid == self.owner.name), None)
+        if item is not None:
+            self._begin(item, self.owner)
+            with contextlib.suppress(ValueError):  # the next test with this marker will tell
+                self._apply_marker(item)
+        self.fixtures.take_over(item, done, begun)
+
     def leave(self) -> None:
         """Go off duty, and leave everything as it was."""
         self._leave_loops()
@@ -88,10 +103,8 @@ class Proctor:
         """Begin a test; a second run of the same one is another."""
         self._begin(item, Owner(item.nodeid))
         result = yield
-        marker = item.get_closest_marker("poolguard")
         try:
-            if marker is not None:
-                self.policy = self._base.with_marker(marker.args, marker.kwargs)
+            self._apply_marker(item)
             self._verify_calls(item.session)
         except ValueError as error:
             raise pytest.fail.Exception(str(error), pytrace=False) from None
@@ -102,30 +115,16 @@ class Proctor:
         self, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
     ) -> Generator[None, Any, Any]:
         """Note whose is what a fixture checks out: its own, if it outlives the test."""
-        witness = self.witness
-        before = witness.owner, witness.fixture
-        if fixturedef.scope == "function":
-            witness.fixture = fixturedef.argname
-        else:
-            self._fixtures[fixturedef] = witness.owner = Owner(before[0].name, fixturedef.argname, fixturedef.scope)
-            witness.owner.place = place_of(fixturedef, request)
-            witness.fixture = None
-            earlier = living_sessions()
+        self.fixtures.begin(fixturedef, request)
         try:
             return (yield)
         finally:
-            if witness.owner is not before[0]:
-                made = (session for key, session in living_sessions().items() if key not in earlier)
-                witness.owner.sessions = weakref.WeakSet(made)
-                mark_left_over(witness.left_over, witness.owner)
-            witness.owner, witness.fixture = before
+            self.fixtures.end()
 
     @pytest.hookimpl
     def pytest_fixture_post_finalizer(self, fixturedef: pytest.FixtureDef[Any]) -> None:
         """Note that a fixture has ended."""
-        owner = self._fixtures.pop(fixturedef, None)
-        if owner is not None:
-            self._over.append(owner)
+        self.fixtures.finish(fixturedef)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
@@ -179,6 +178,11 @@ class Proctor:
         self._faults, self._has_leaked = [], False
         self.policy = self._base
 
+    def _apply_marker(self, item: pytest.Item) -> None:
+        marker = item.get_closest_marker("poolguard")
+        if marker is not None:
+            self.policy = self._base.with_marker(marker.args, marker.kwargs)
+
     def _suspect(self, item: pytest.Item, earlier: weakref.WeakSet[Task[Any]]) -> None:
         if self._item is item:
             for stay in tuple(self.owner.stays):
@@ -190,10 +194,10 @@ class Proctor:
 
     def _end(self, item: pytest.Item) -> None:
         owner = self.owner
-        self._faults += judge_end(owner, self.policy, self._fixtures)
-        for fixture in self._over:
-            self._faults += judge_end(fixture, self.policy._replace(max_hold=None), self._fixtures)
-        self._over.clear()
+        self._faults += judge_end(owner, self.policy, self.fixtures.living)
+        for fixture in self.fixtures.over:
+            self._faults += judge_end(fixture, self.policy._replace(max_hold=None), self.fixtures.living)
+        self.fixtures.over.clear()
         self._faults = tell_earlier_tests(self._faults, item, self._tally, self._base.mode)
         for stay in tuple(owner.stays):
             if not stay.is_told:

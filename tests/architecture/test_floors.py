@@ -110,6 +110,7 @@ FLOORS = {
     "_testing.tally": DOORS,
     "_testing.tasks": DOORS,
     "_testing.watching": DOORS,
+    "_testing.wide": DOORS,
     "_testing.witness": DOORS,
     "asgi": DOORS,
     "plugin": DOORS,
