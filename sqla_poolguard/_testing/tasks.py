@@ -17,7 +17,7 @@ from sqla_poolguard._testing.witness import lineage
 if TYPE_CHECKING:
     import weakref
     from asyncio import AbstractEventLoop, Task
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from sqla_poolguard._testing.stays import Owner, Stay
 
@@ -59,7 +59,7 @@ def _listed(register: Iterable[Task[Any]]) -> list[Task[Any]]:
             continue
 
 
-def mark_left_over(known: weakref.WeakKeyDictionary[Task[Any], Owner], owner: Owner) -> None:
+def mark_left_over(known: weakref.WeakKeyDictionary[Task[Any], Owner], owner: Owner, others: Collection[Task[Any]] = ()) -> None:
     """
     Note, in the context of every task that is left over, whose it is; the tasks that it begins inherit that.
 
@@ -68,10 +68,11 @@ def mark_left_over(known: weakref.WeakKeyDictionary[Task[Any], Owner], owner: Ow
     Args:
         known: tasks that somebody else has left over before; the new ones are added.
         owner: who has left these.
+        others: tasks that it has not begun.
     """
     elsewhere: dict[AbstractEventLoop, list[Task[Any]]] = {}
     for task in living_tasks():
-        if task in known:
+        if task in known or task in others:
             continue
         known[task] = owner
         loop = task.get_loop()

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqla_poolguard._testing.keeping import living_sessions, place_of
 from sqla_poolguard._testing.stays import Owner
-from sqla_poolguard._testing.tasks import mark_left_over
+from sqla_poolguard._testing.tasks import living_tasks, mark_left_over
 
 if TYPE_CHECKING:
+    from asyncio import Task
     from collections.abc import Collection, Iterable
 
     import pytest
@@ -31,6 +32,8 @@ class _Setup(NamedTuple):
     """What the witness has noted of whoever has asked for it."""
     sessions: Collection[Any]
     """Keys of the sessions that others have made."""
+    tasks: Collection[Task[Any]]
+    """Tasks that others have begun."""
 
 
 class WideFixtures:
@@ -56,11 +59,11 @@ class WideFixtures:
         before = witness.owner, witness.fixture
         if fixture.scope == "function":
             witness.fixture = fixture.argname
-            self._setups.append(_Setup(None, before, ()))
+            self._setups.append(_Setup(None, before, (), ()))
             return
         owner = self._adopt(fixture, request)
         witness.owner, witness.fixture = owner, None
-        self._setups.append(_Setup(owner, before, living_sessions().keys()))
+        self._setups.append(_Setup(owner, before, living_sessions().keys(), weakref.WeakSet(living_tasks())))
 
     def end(self) -> None:
         """Note that the setup that began last is over."""
@@ -68,7 +71,7 @@ class WideFixtures:
         if setup.owner is not None:
             made = (session for key, session in living_sessions().items() if key not in setup.sessions)
             setup.owner.sessions = weakref.WeakSet(made)
-            mark_left_over(self._witness.left_over, setup.owner)
+            mark_left_over(self._witness.left_over, setup.owner, setup.tasks)
         self._witness.owner, self._witness.fixture = setup.before
 
     def finish(self, fixture: pytest.FixtureDef[Any]) -> None:
@@ -91,6 +94,7 @@ class WideFixtures:
                 self._adopt(fixture, item)
         for fixture, request in begun:
             self.begin(fixture, request)
+            self._setups[-1] = self._setups[-1]._replace(tasks=())  # they began, as far as anybody knows, since its setup did
 
     def _adopt(self, fixture: pytest.FixtureDef[Any], asked_by: Any) -> Owner:
         owner = self.living[fixture] = Owner(self._witness.owner.name, fixture.argname, fixture.scope)
