@@ -157,14 +157,18 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         desk.proctor.leave()
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Let a worker of pytest-xdist hand over what it has counted."""
-    output = getattr(session.config, "workeroutput", None)
-    if output is not None and session.config.stash[_DESK].has_counted:
-        from sqla_poolguard._testing.late import to_be_handed_over  # noqa: PLC0415 - most runs find nothing
+@pytest.hookimpl(wrapper=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None, Any, Any]:
+    """Let a worker of pytest-xdist hand over what it has counted, when pytest has ended the fixtures that were left."""
+    try:
+        return (yield)
+    finally:
+        output = getattr(session.config, "workeroutput", None)
+        if output is not None and session.config.stash[_DESK].has_counted:
+            from sqla_poolguard._testing.late import to_be_handed_over  # noqa: PLC0415 - most runs find nothing
 
-        tally = session.config.stash[_DESK].tally
-        output["poolguard"] = [tally.rows(), tally.ledger, to_be_handed_over(session.config)]
+            tally = session.config.stash[_DESK].tally
+            output["poolguard"] = [tally.rows(), tally.ledger, to_be_handed_over(session.config)]
 
 
 @pytest.hookimpl(optionalhook=True)

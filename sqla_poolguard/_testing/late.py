@@ -28,25 +28,28 @@ Lateness = tuple[str, tuple[str, "int | None", str], str, list[tuple[str, str]]]
 _KEPT = pytest.StashKey[list[Lateness]]()
 
 
-def tell_earlier_tests(faults: list[Fault], item: pytest.Item, tally: Tally, mode: str) -> list[Fault]:
+def tell_earlier_tests(
+    faults: list[Fault], session: pytest.Session, tally: Tally, mode: str, now: str | None = None
+) -> list[Fault]:
     """
-    Tell tests that are over what they have left to fixtures that end with a later one.
+    Tell tests that are over what they have left to fixtures that end later.
 
     Args:
         faults: what was found.
-        item: the test with which the fixtures have ended.
+        session: of pytest.
         tally: counts.
         mode: "warn" only to warn.
+        now: node id of the test with which the fixtures have ended, if it can still be told otherwise.
 
     Returns:
         The faults that are for somebody else to be told.
     """
     tests: dict[str, list[Fault]] = {}
     for fault in faults:
-        if fault.test is not None and fault.test != item.nodeid:
+        if fault.test is not None and fault.test != now:
             tests.setdefault(fault.test, []).append(fault)
     told: list[Fault] = []
-    for guilty in item.session.items if tests else ():
+    for guilty in session.items if tests else ():
         theirs = tests.pop(guilty.nodeid, [])
         if not theirs:
             continue
@@ -58,7 +61,7 @@ def tell_earlier_tests(faults: list[Fault], item: pytest.Item, tally: Tally, mod
             guilty.warn(PoolguardWarning(f"{guilty.nodeid}: {text}"))  # pytest lists it with the test that runs
         else:
             properties = [(PROPERTY, fault.headline) for fault in theirs]
-            tell_late(item.config, [(guilty.nodeid, guilty.location, f"{TITLE}: {text}", properties)])
+            tell_late(session.config, [(guilty.nodeid, guilty.location, f"{TITLE}: {text}", properties)])
     return [fault for fault in faults if fault not in told]
 
 

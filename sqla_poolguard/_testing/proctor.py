@@ -11,10 +11,10 @@ import pytest
 
 from sqla_poolguard._facts import Ending
 from sqla_poolguard._testing.ending import when_loops_end
-from sqla_poolguard._testing.faults import LEAKS, FaultKind, describe, fault_of
+from sqla_poolguard._testing.faults import LEAKS, FaultKind, describe, fault_of, put_down_to
 from sqla_poolguard._testing.following import follow
 from sqla_poolguard._testing.forbidding import ForbiddenCalls
-from sqla_poolguard._testing.judgement import judge_end, suspect_rest, suspect_tasks
+from sqla_poolguard._testing.judgement import is_worth_keeping, judge_end, nested, suspect_rest, suspect_tasks
 from sqla_poolguard._testing.late import PROPERTY, TITLE, tell_earlier_tests
 from sqla_poolguard._testing.policy import PoolguardWarning
 from sqla_poolguard._testing.stays import Owner
@@ -58,7 +58,7 @@ class Proctor:
         running = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0]
         self._late: list[Stay] = []
         """What was checked out by tasks that had outlived their test."""
-        self.witness = Witness(Owner(running or _RUN), by_lineage=True, is_kept=self._is_kept)
+        self.witness = Witness(Owner(running or _RUN), by_lineage=True, is_kept=lambda stay: is_worth_keeping(stay, self.policy))
         self.fixtures = WideFixtures(self.witness)
         self.witness.on_grant.append(self._check_nesting)
         self.witness.on_grant.append(self._follow)
@@ -102,7 +102,10 @@ class Proctor:
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, Any, Any]:
         """Begin a test; a second run of the same one is another."""
         self._begin(item, Owner(item.nodeid))
-        result = yield
+        try:
+            result = yield
+        finally:
+            self._judge_late(item.session)
         try:
             self._apply_marker(item)
             self._verify_calls(item.session)
@@ -165,11 +168,20 @@ class Proctor:
             self.owner.has_failed = True
         return (yield)
 
-    def pytest_sessionfinish(self) -> None:
-        """Count what nobody could be told of any more."""
-        for stay in self._late:
-            if not stay.is_told and (stay.is_out or stay.ending is Ending.LEAKED):
-                self._tally.add(fault_of(FaultKind.LEFT_OUT if stay.is_out else FaultKind.LEAKED, stay), stay.owner.name)
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, Any, Any]:
+        """Judge the fixtures that pytest ends with the run, as after `-x`, and count what nobody could be told of any more."""
+        try:
+            return (yield)
+        finally:
+            failed = session.testsfailed
+            self._judge_late(session)
+            if session.testsfailed > failed and session.exitstatus == pytest.ExitCode.OK:
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
+            for stay in self._late:
+                if not stay.is_told and (stay.is_out or stay.ending is Ending.LEAKED):
+                    fault = fault_of(FaultKind.LEFT_OUT if stay.is_out else FaultKind.LEAKED, stay)
+                    self._tally.add(fault, stay.owner.name)
 
     # what it does
 
@@ -195,10 +207,8 @@ class Proctor:
     def _end(self, item: pytest.Item) -> None:
         owner = self.owner
         self._faults += judge_end(owner, self.policy, self.fixtures.living)
-        for fixture in self.fixtures.over:
-            self._faults += judge_end(fixture, self.policy._replace(max_hold=None), self.fixtures.living)
-        self.fixtures.over.clear()
-        self._faults = tell_earlier_tests(self._faults, item, self._tally, self._base.mode)
+        self._faults += self._judge_wide(self.policy)
+        self._faults = tell_earlier_tests(self._faults, item.session, self._tally, self._base.mode, now=item.nodeid)
         for stay in tuple(owner.stays):
             if not stay.is_told:
                 self._tally.add_hold(stay)
@@ -207,6 +217,21 @@ class Proctor:
         mark_left_over(self.witness.left_over, owner)
         self._item, self.witness.owner = None, Owner(_RUN)
         self._tell(item, "teardown", owner)
+
+    def _judge_wide(self, policy: Policy, *, is_late: bool = False) -> list[Fault]:
+        """Judge the fixtures that have ended."""
+        faults: list[Fault] = []
+        for fixture in tuple(self.fixtures.over):
+            found = judge_end(fixture, policy._replace(max_hold=None), self.fixtures.living)
+            faults += [put_down_to(fixture.name, fault) for fault in found] if is_late else found
+            self.fixtures.over.remove(fixture)
+        return faults
+
+    def _judge_late(self, session: pytest.Session) -> None:
+        """Judge the fixtures that have ended in no test's teardown: in the next one's setup, with their parameter, or with the run."""
+        faults = self._judge_wide(self._base, is_late=True)
+        for fault in tell_earlier_tests(faults, session, self._tally, self._base.mode):
+            self._tally.add(fault, fault.test or _RUN)
 
     def _verify_calls(self, session: pytest.Session) -> None:
         """See whether the forbidden calls are there, as far as their modules are; no test would do better without."""
@@ -217,26 +242,7 @@ class Proctor:
             raise
 
     def _check_nesting(self, stay: Stay) -> None:
-        most = self.policy.max_nesting
-        if most is None or stay.task is None or self.policy.allow_hold is not None:
-            return
-        own = [other for other in self.witness.now_out() if other.pool == stay.pool and other.task == stay.task]
-        if len(own) > most:
-            others = ", ".join(str(other.site) for other in own if other is not stay)
-            detail = f"it had {len(own) - 1} already, checked out at {others}; poolguard_max_nesting is {most}"
-            self._faults.append(fault_of(FaultKind.NESTED, stay, detail=detail))
-
-    def _is_kept(self, stay: Stay) -> bool:
-        """Tell whether a lease that has ended is worth keeping until its test has."""
-        policy, account = self.policy, stay.account
-        return (
-            stay.ending in {Ending.LEAKED, Ending.RECLAIMED}
-            or stay.is_cut_off
-            or bool(stay.elsewhere)
-            or policy.ledger
-            or (policy.max_hold is not None and stay.charged > policy.max_hold)
-            or (account is not None and account.elsewhere > 0)
-        )
+        self._faults += nested(stay, self.witness.now_out(), self.policy)
 
     def _follow(self, stay: Stay) -> None:
         self._forbidden.look_again()
