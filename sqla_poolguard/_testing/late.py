@@ -57,12 +57,19 @@ def tell_earlier_tests(
         for fault in theirs:
             tally.add(fault, guilty.nodeid)
         text = describe(theirs)
-        if mode == "warn":
-            guilty.warn(PoolguardWarning(f"{guilty.nodeid}: {text}"))  # pytest lists it with the test that runs
-        else:
+        if mode != "warn" or not _has_warned(guilty, text):
             properties = [(PROPERTY, fault.headline) for fault in theirs]
             tell_late(session.config, [(guilty.nodeid, guilty.location, f"{TITLE}: {text}", properties)])
     return [fault for fault in faults if fault not in told]
+
+
+def _has_warned(test: pytest.Item, text: str) -> bool:
+    """Warn, unless the run makes errors of such warnings: then it must not be one of the test that runs."""
+    try:
+        test.warn(PoolguardWarning(f"{test.nodeid}: {text}"))  # pytest lists it with the test that runs
+    except PoolguardWarning:
+        return False
+    return True
 
 
 def tell_late(config: pytest.Config, news: Iterable[Lateness], node: Any = None) -> None:

@@ -206,16 +206,18 @@ class Proctor:
 
     def _end(self, item: pytest.Item) -> None:
         owner = self.owner
-        self._faults += judge_end(owner, self.policy, self.fixtures.living)
-        self._faults += self._judge_wide(self.policy)
-        self._faults = tell_earlier_tests(self._faults, item.session, self._tally, self._base.mode, now=item.nodeid)
-        for stay in tuple(owner.stays):
-            if not stay.is_told:
-                self._tally.add_hold(stay)
-        if self.policy.ledger:
-            self._tally.add_ledger(owner.name, owner.stays)
-        mark_left_over(self.witness.left_over, owner)
-        self._item, self.witness.owner = None, Owner(_RUN)
+        try:
+            self._faults += judge_end(owner, self.policy, self.fixtures.living)
+            self._faults += self._judge_wide(self.policy)
+            self._faults = tell_earlier_tests(self._faults, item.session, self._tally, self._base.mode, now=item.nodeid)
+        finally:
+            self._item, self.witness.owner = None, Owner(_RUN)
+            mark_left_over(self.witness.left_over, owner)
+            for stay in tuple(owner.stays):
+                if not stay.is_told:
+                    self._tally.add_hold(stay)
+            if self.policy.ledger:
+                self._tally.add_ledger(owner.name, owner.stays)
         self._tell(item, "teardown", owner)
 
     def _judge_wide(self, policy: Policy, *, is_late: bool = False) -> list[Fault]:

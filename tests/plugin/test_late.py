@@ -99,6 +99,48 @@ def test_it_may_only_warn(suite):
     assert run.blamed == {}
 
 
+LEFT_TO_A_CLASS = """
+    engine = new_engine(pool_size=20)
+
+    @pytest.fixture(scope="class")
+    def registry():
+        return []
+
+    class TestClass:
+        async def test_guilty(self, registry):
+            registry.append(await engine.connect())
+
+        async def test_innocent(self, registry):
+            async def work():
+                while True:
+                    await asyncio.sleep(0.02)
+                    async with engine.connect():
+                        await asyncio.sleep(0.05)
+            KEPT.append(asyncio.create_task(work()))
+
+    async def test_after():
+        await asyncio.sleep(0.15)
+
+    async def test_last():
+        await asyncio.sleep(0.11)
+"""
+
+
+def test_warnings_may_be_errors(suite):
+    """Where such warnings are errors, the guilty test is told as by an error; the one that runs, and the tasks it leaves, as ever."""
+    run = suite(
+        LEFT_TO_A_CLASS,
+        "-W",
+        "error::sqla_poolguard._testing.policy.PoolguardWarning",
+        poolguard="warn",
+        poolguard_quiesce="0.01",
+        asyncio_default_test_loop_scope="module",
+    )
+    assert set(run.blamed) == {"test_guilty"}, run.text
+    assert {name for name, result in run.results.items() if result == "passed"} == {"test_innocent", "test_after", "test_last"}
+    assert run.ret == 1
+
+
 HEAD = """
     import pytest
     from sqlalchemy import text
