@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import weakref
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import pytest
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["Proctor"]
 
 _RUN: Final = "the run itself"
+_Judged = TypeVar("_Judged")
 
 
 class Proctor:
@@ -55,13 +57,14 @@ class Proctor:
         self._faults: list[Fault] = []
         self._has_leaked = False
         """Whether the leak that this test must have was seen."""
+        self._limit = ""
+        """What is to be told of a limit that struck meanwhile."""
         running = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0]
         self._late: list[Stay] = []
         """What was checked out by tasks that had outlived their test."""
         self.witness = Witness(Owner(running or _RUN), by_lineage=True, is_kept=lambda stay: is_worth_keeping(stay, self.policy))
         self.fixtures = WideFixtures(self.witness)
-        self.witness.on_grant.append(self._check_nesting)
-        self.witness.on_grant.append(self._follow)
+        self.witness.on_grant.append(self._granted)
         self._leave_loops: Callable[[], None] = lambda: None
         self._forbidden = ForbiddenCalls(policy.forbidden_calls, self._held, self._tell_call)
 
@@ -187,7 +190,7 @@ class Proctor:
 
     def _begin(self, item: pytest.Item, owner: Owner) -> None:
         self._item, self.witness.owner, self.witness.fixture = item, owner, None
-        self._faults, self._has_leaked = [], False
+        self._faults, self._has_leaked, self._limit = [], False, ""
         self.policy = self._base
 
     def _apply_marker(self, item: pytest.Item) -> None:
@@ -199,32 +202,36 @@ class Proctor:
         if self._item is item:
             for stay in tuple(self.owner.stays):
                 stay.stop_counting()
-            suspect_tasks(self.owner, self.policy, earlier)
+            self._in_time(self.policy, partial(suspect_tasks, self.owner, earlier=earlier))
 
     def _loop_ends(self, loop: AbstractEventLoop) -> None:
-        suspect_rest(self.witness.now_out(), loop, self.policy)
+        self._in_time(self.policy, partial(suspect_rest, self.witness.now_out(), loop))
+
+    def _in_time(self, policy: Policy, judge: Callable[[Policy], _Judged]) -> _Judged:
+        """Judge; at once, if a limit strikes while tasks have time to end, as pytest-timeout's: it would hide what we have found."""
+        try:
+            return judge(policy)
+        except pytest.fail.Exception as limit:
+            self._limit = f"\n    the time that its tasks have to end was cut short: {limit}"
+            return judge(policy._replace(quiesce=0.0))
 
     def _end(self, item: pytest.Item) -> None:
         owner = self.owner
         try:
-            self._faults += judge_end(owner, self.policy, self.fixtures.living)
+            self._faults += self._in_time(self.policy, partial(judge_end, owner, fixtures=self.fixtures.living))
             self._faults += self._judge_wide(self.policy)
             self._faults = tell_earlier_tests(self._faults, item.session, self._tally, self._base.mode, now=item.nodeid)
         finally:
             self._item, self.witness.owner = None, Owner(_RUN)
             mark_left_over(self.witness.left_over, owner)
-            for stay in tuple(owner.stays):
-                if not stay.is_told:
-                    self._tally.add_hold(stay)
-            if self.policy.ledger:
-                self._tally.add_ledger(owner.name, owner.stays)
+            self._tally.add_rest(owner, has_ledger=self.policy.ledger)
         self._tell(item, "teardown", owner)
 
     def _judge_wide(self, policy: Policy, *, is_late: bool = False) -> list[Fault]:
         """Judge the fixtures that have ended."""
         faults: list[Fault] = []
         for fixture in tuple(self.fixtures.over):
-            found = judge_end(fixture, policy._replace(max_hold=None), self.fixtures.living)
+            found = self._in_time(policy._replace(max_hold=None), partial(judge_end, fixture, fixtures=self.fixtures.living))
             faults += [put_down_to(fixture.name, fault) for fault in found] if is_late else found
             self.fixtures.over.remove(fixture)
         return faults
@@ -243,11 +250,10 @@ class Proctor:
             session.shouldfail = str(error)
             raise
 
-    def _check_nesting(self, stay: Stay) -> None:
-        self._faults += nested(stay, self.witness.now_out(), self.policy)
-
-    def _follow(self, stay: Stay) -> None:
+    def _granted(self, stay: Stay) -> None:
         self._forbidden.look_again()
+        if self.policy.max_nesting is not None:
+            self._faults += nested(stay, self.witness.now_out(), self.policy)
         if stay.owner.has_ended:
             self._late.append(stay)
         if self.policy.ledger or (self.policy.is_exact and not stay.is_fixtures):
@@ -284,7 +290,7 @@ class Proctor:
         for fault in faults:
             self._tally.add(fault, owner.name)
             item.user_properties.append((PROPERTY, fault.headline))
-        text = describe(faults)
+        text = describe(faults) + self._limit
         if owner.has_failed:
             item.add_report_section(when, TITLE, f"This test failed by itself, and left this:\n{text}")
         elif self.policy.mode == "warn":

@@ -120,10 +120,26 @@ def quiesce(stays: Iterable[Stay], seconds: float) -> None:
     for loop, out in by_loop.items():
         if loop.is_closed() or _get_running_loop() is not None:
             continue
+        if not loop.is_running():
+            _let_run(loop, out, seconds)
         if loop.is_running():  # in another thread
             _wait_for_thread(out, seconds)
+
+
+def _let_run(loop: AbstractEventLoop, stays: list[Stay], seconds: float) -> None:
+    """Let a loop run, unless somebody stops it, or another thread has begun to run it; what else comes out is not of the loop."""
+    waiting = until_back(stays, seconds)
+    try:
+        with contextlib.suppress(RuntimeError):
+            loop.run_until_complete(waiting)
+    finally:
+        task = next((task for task in living_tasks() if task.get_coro() is waiting), None)
+        if task is None:
+            waiting.close()  # it has ended, or has never begun
         else:
-            loop.run_until_complete(until_back(out, seconds))
+            task.cancel()
+            with contextlib.suppress(RuntimeError, asyncio.CancelledError):
+                loop.run_until_complete(task)
 
 
 def _wait_for_thread(stays: list[Stay], seconds: float) -> None:
