@@ -15,7 +15,7 @@ from sqla_poolguard import _arrival
 from sqla_poolguard._testing.policy import Policy, read_count, read_mode, read_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
     from sqla_poolguard._testing.proctor import Proctor
     from sqla_poolguard._testing.tally import Tally
@@ -71,6 +71,31 @@ class Desk:
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         self.proctor: Proctor | None = None
+        self.session: pytest.Session | None = None
+        """The session, while nobody has imported the pool."""
+        self.begun: list[tuple[pytest.FixtureDef[Any], pytest.FixtureRequest]] = []
+        """The fixtures that are being set up, the outermost first."""
+        self.done: dict[pytest.FixtureDef[Any], None] = {}
+        """The wide ones that were; some may have ended."""
+
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        """Note whose fixtures there will be."""
+        self.session = session
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_fixture_setup(
+        self, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+    ) -> Generator[None, Any, Any]:
+        """Note what is being set up: it may import the pool. From then on the proctor notes it."""
+        self.begun.append((fixturedef, request))
+        try:
+            return (yield)
+        finally:
+            self.begun.pop()
+            if self.proctor is not None:
+                self.proctor.fixtures.end()
+            elif fixturedef.scope != "function":
+                self.done[fixturedef] = None
 
     @functools.cached_property
     def tally(self) -> Tally:
@@ -132,14 +157,18 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         desk.proctor.leave()
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Let a worker of pytest-xdist hand over what it has counted."""
-    output = getattr(session.config, "workeroutput", None)
-    if output is not None and session.config.stash[_DESK].has_counted:
-        from sqla_poolguard._testing.late import to_be_handed_over  # noqa: PLC0415 - most runs find nothing
+@pytest.hookimpl(wrapper=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None, Any, Any]:
+    """Let a worker of pytest-xdist hand over what it has counted, when pytest has ended the fixtures that were left."""
+    try:
+        return (yield)
+    finally:
+        output = getattr(session.config, "workeroutput", None)
+        if output is not None and session.config.stash[_DESK].has_counted:
+            from sqla_poolguard._testing.late import to_be_handed_over  # noqa: PLC0415 - most runs find nothing
 
-        tally = session.config.stash[_DESK].tally
-        output["poolguard"] = [tally.rows(), tally.ledger, to_be_handed_over(session.config)]
+            tally = session.config.stash[_DESK].tally
+            output["poolguard"] = [tally.rows(), tally.ledger, to_be_handed_over(session.config)]
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -188,8 +217,13 @@ def _begin(config: pytest.Config) -> None:
 
         desk.proctor = Proctor(desk.policy, desk.tally)
         desk.proctor.enter()
+        config.pluginmanager.unregister(desk)
         config.pluginmanager.register(desk.proctor, "poolguard-proctor")
+        if desk.session is not None:
+            desk.proctor.take_over(desk.session, desk.done, desk.begun)
+            desk.done.clear()
 
+    config.pluginmanager.register(desk, "poolguard-desk")
     _arrival.when_there(stand_by)
     config.add_cleanup(lambda: _arrival.forget(stand_by))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     from sqla_poolguard._facts import Site
     from sqla_poolguard._testing.stays import Stay
 
-__all__ = ["LEAKS", "Fault", "FaultKind", "describe", "fault_of"]
+__all__ = ["LEAKS", "Fault", "FaultKind", "describe", "fault_of", "put_down_to"]
 
 _MOST_SHOWN: Final = 8
 _CALLERS_SHOWN: Final = 3
+_NOT_TO_BLAME: Final = ": this test is not to blame"
 
 
 class FaultKind(enum.StrEnum):
@@ -91,7 +92,7 @@ class Fault:
     absent: float = 0.0
     """How long its holder awaited something else, or had it beyond what is allowed, where that is what is wrong."""
     test: str | None = None
-    """The test that has checked it out, where that was over when it came to light."""
+    """The test to be told, where that was over when it came to light."""
 
     @property
     def headline(self) -> str:
@@ -110,12 +111,22 @@ def fault_of(kind: FaultKind, stay: Stay, current: Site | None = None, awaiting:
     guilty = stay.taken_from if not stay.is_lent else None
     if not detail and kept_by is not None:
         user = f"checked out in {stay.taken_from}, " if stay.is_lent else ""
-        whose = ", which ended here: this test is not to blame" if guilty is None else ", and was still out when that ended"
+        whose = f", which ended here{_NOT_TO_BLAME}" if guilty is None else ", and was still out when that ended"
         detail = f"{user}kept by {stay.owner}{whose}"
     fixture = stay.fixture or (kept_by if stay.taken_from is None else None)
     return Fault(
         kind, stay.pool, stay.site, stay.stack, stay.task_name, stay.held, fixture, current, awaiting, detail or None, test=guilty
     )
+
+
+def put_down_to(test: str, fault: Fault) -> Fault:
+    """Let a test be told what a fixture has left that was set up for it, and has ended later, in no test's teardown."""
+    if fault.test is not None:
+        return fault
+    detail = (fault.detail or "").replace(
+        f", which ended here{_NOT_TO_BLAME}", f", which was set up for this test{_NOT_TO_BLAME}"
+    )
+    return replace(fault, test=test, detail=detail or None)
 
 
 def describe(faults: Iterable[Fault]) -> str:

@@ -25,7 +25,39 @@ if TYPE_CHECKING:
     from sqla_poolguard._testing.policy import Policy
     from sqla_poolguard._testing.stays import Owner, Stay
 
-__all__ = ["accuse", "judge_end", "suspect_rest", "suspect_tasks"]
+__all__ = ["accuse", "is_worth_keeping", "judge_end", "nested", "suspect_rest", "suspect_tasks"]
+
+
+def is_worth_keeping(stay: Stay, policy: Policy) -> bool:
+    """Tell of a lease that has ended whether there will be something to say of it when its test has."""
+    account = stay.account
+    return (
+        stay.ending in {Ending.LEAKED, Ending.RECLAIMED}
+        or stay.is_cut_off
+        or bool(stay.elsewhere)
+        or policy.ledger
+        or (policy.max_hold is not None and stay.charged > policy.max_hold)
+        or (account is not None and account.elsewhere > 0)
+    )
+
+
+def nested(stay: Stay, out: Iterable[Stay], policy: Policy) -> Iterable[Fault]:
+    """
+    Look at what else the task has that has just checked out.
+
+    Args:
+        stay: the checkout.
+        out: everything that is out.
+        policy: what is demanded of the test.
+    """
+    most = policy.max_nesting
+    if most is None or stay.task is None or policy.allow_hold is not None:
+        return
+    own = [other for other in out if other.pool == stay.pool and other.task == stay.task]
+    if len(own) > most:
+        others = ", ".join(str(other.site) for other in own if other is not stay)
+        detail = f"it had {len(own) - 1} already, checked out at {others}; poolguard_max_nesting is {most}"
+        yield fault_of(FaultKind.NESTED, stay, detail=detail)
 
 
 def suspect_tasks(owner: Owner, policy: Policy, earlier: weakref.WeakSet[Task[Any]]) -> None:

@@ -82,12 +82,18 @@ def _has(session: Any, fairy: object) -> bool:
     return False
 
 
-def place_of(fixture: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> Any:
-    """Give the class or the module in which a fixture may put something: `setup_class`, `setup_module`, `request.cls.session = …`."""
+def place_of(fixture: pytest.FixtureDef[Any], asked_by: Any) -> Any:
+    """
+    Give the class or the module in which a fixture may put something: `setup_class`, `setup_module`, `request.cls.session = …`.
+
+    Args:
+        fixture: the fixture.
+        asked_by: its request, or a test that uses it.
+    """
     name = fixture.argname
     if fixture.scope == "class" and not name.endswith("_scoped_runner"):  # pytest-asyncio's is there for every test
-        return request.cls
-    return request.module if name.startswith("_xunit_setup_module") else None
+        return getattr(asked_by, "cls", None)
+    return getattr(asked_by, "module", None) if name.startswith("_xunit_setup_module") else None
 
 
 def _attributes(owner: Owner) -> list[Any]:

@@ -28,25 +28,28 @@ Lateness = tuple[str, tuple[str, "int | None", str], str, list[tuple[str, str]]]
 _KEPT = pytest.StashKey[list[Lateness]]()
 
 
-def tell_earlier_tests(faults: list[Fault], item: pytest.Item, tally: Tally, mode: str) -> list[Fault]:
+def tell_earlier_tests(
+    faults: list[Fault], session: pytest.Session, tally: Tally, mode: str, now: str | None = None
+) -> list[Fault]:
     """
-    Tell tests that are over what they have left to fixtures that end with a later one.
+    Tell tests that are over what they have left to fixtures that end later.
 
     Args:
         faults: what was found.
-        item: the test with which the fixtures have ended.
+        session: of pytest.
         tally: counts.
         mode: "warn" only to warn.
+        now: node id of the test with which the fixtures have ended, if it can still be told otherwise.
 
     Returns:
         The faults that are for somebody else to be told.
     """
     tests: dict[str, list[Fault]] = {}
     for fault in faults:
-        if fault.test is not None and fault.test != item.nodeid:
+        if fault.test is not None and fault.test != now:
             tests.setdefault(fault.test, []).append(fault)
     told: list[Fault] = []
-    for guilty in item.session.items if tests else ():
+    for guilty in session.items if tests else ():
         theirs = tests.pop(guilty.nodeid, [])
         if not theirs:
             continue
@@ -54,12 +57,19 @@ def tell_earlier_tests(faults: list[Fault], item: pytest.Item, tally: Tally, mod
         for fault in theirs:
             tally.add(fault, guilty.nodeid)
         text = describe(theirs)
-        if mode == "warn":
-            guilty.warn(PoolguardWarning(f"{guilty.nodeid}: {text}"))  # pytest lists it with the test that runs
-        else:
+        if mode != "warn" or not _has_warned(guilty, text):
             properties = [(PROPERTY, fault.headline) for fault in theirs]
-            tell_late(item.config, [(guilty.nodeid, guilty.location, f"{TITLE}: {text}", properties)])
+            tell_late(session.config, [(guilty.nodeid, guilty.location, f"{TITLE}: {text}", properties)])
     return [fault for fault in faults if fault not in told]
+
+
+def _has_warned(test: pytest.Item, text: str) -> bool:
+    """Warn, unless the run makes errors of such warnings: then it must not be one of the test that runs."""
+    try:
+        test.warn(PoolguardWarning(f"{test.nodeid}: {text}"))  # pytest lists it with the test that runs
+    except PoolguardWarning:
+        return False
+    return True
 
 
 def tell_late(config: pytest.Config, news: Iterable[Lateness], node: Any = None) -> None:

@@ -2,38 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import weakref
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import pytest
 
 from sqla_poolguard._facts import Ending
 from sqla_poolguard._testing.ending import when_loops_end
-from sqla_poolguard._testing.faults import LEAKS, FaultKind, describe, fault_of
+from sqla_poolguard._testing.faults import LEAKS, FaultKind, describe, fault_of, put_down_to
 from sqla_poolguard._testing.following import follow
 from sqla_poolguard._testing.forbidding import ForbiddenCalls
-from sqla_poolguard._testing.judgement import judge_end, suspect_rest, suspect_tasks
-from sqla_poolguard._testing.keeping import living_sessions, place_of
+from sqla_poolguard._testing.judgement import is_worth_keeping, judge_end, nested, suspect_rest, suspect_tasks
 from sqla_poolguard._testing.late import PROPERTY, TITLE, tell_earlier_tests
 from sqla_poolguard._testing.policy import PoolguardWarning
 from sqla_poolguard._testing.stays import Owner
 from sqla_poolguard._testing.tasks import living_tasks, mark_left_over
+from sqla_poolguard._testing.wide import WideFixtures
 from sqla_poolguard._testing.witness import Witness
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Task
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Iterable
 
     from sqla_poolguard._facts import Site
     from sqla_poolguard._testing.faults import Fault
     from sqla_poolguard._testing.policy import Policy
     from sqla_poolguard._testing.stays import Stay
     from sqla_poolguard._testing.tally import Tally
+    from sqla_poolguard._testing.wide import Begun
 
 __all__ = ["Proctor"]
 
 _RUN: Final = "the run itself"
+_Judged = TypeVar("_Judged")
 
 
 class Proctor:
@@ -53,16 +57,14 @@ class Proctor:
         self._faults: list[Fault] = []
         self._has_leaked = False
         """Whether the leak that this test must have was seen."""
-        self._fixtures: dict[Any, Owner] = {}
-        """Fixtures that outlive a test, and live."""
-        self._over: list[Owner] = []
-        """Such fixtures that have ended, and are to be judged with the test in whose teardown they did."""
+        self._limit = ""
+        """What is to be told of a limit that struck meanwhile."""
         running = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0]
         self._late: list[Stay] = []
         """What was checked out by tasks that had outlived their test."""
-        self.witness = Witness(Owner(running or _RUN), by_lineage=True, is_kept=self._is_kept)
-        self.witness.on_grant.append(self._check_nesting)
-        self.witness.on_grant.append(self._follow)
+        self.witness = Witness(Owner(running or _RUN), by_lineage=True, is_kept=lambda stay: is_worth_keeping(stay, self.policy))
+        self.fixtures = WideFixtures(self.witness)
+        self.witness.on_grant.append(self._granted)
         self._leave_loops: Callable[[], None] = lambda: None
         self._forbidden = ForbiddenCalls(policy.forbidden_calls, self._held, self._tell_call)
 
@@ -76,6 +78,22 @@ class Proctor:
         self.witness.enter()
         self._leave_loops = when_loops_end(self._loop_ends)
 
+    def take_over(self, session: pytest.Session, done: Iterable[pytest.FixtureDef[Any]], begun: Iterable[Begun]) -> None:
+        """
+        Learn of what runs already: the pool was imported in the middle of a test.
+
+        Args:
+            session: of pytest.
+            done: wide fixtures that were set up; some may have ended.
+            begun: the fixtures that are being set up, the outermost first; `fixtures.end` is called for each.
+        """
+        item = next((item for item in session.items if item.nodeid == self.owner.name), None)
+        if item is not None:
+            self._begin(item, self.owner)
+            with contextlib.suppress(ValueError):  # the next test with this marker will tell
+                self._apply_marker(item)
+        self.fixtures.take_over(item, done, begun)
+
     def leave(self) -> None:
         """Go off duty, and leave everything as it was."""
         self._leave_loops()
@@ -87,11 +105,12 @@ class Proctor:
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, Any, Any]:
         """Begin a test; a second run of the same one is another."""
         self._begin(item, Owner(item.nodeid))
-        result = yield
-        marker = item.get_closest_marker("poolguard")
         try:
-            if marker is not None:
-                self.policy = self._base.with_marker(marker.args, marker.kwargs)
+            result = yield
+        finally:
+            self._judge_late(item.session)
+        try:
+            self._apply_marker(item)
             self._verify_calls(item.session)
         except ValueError as error:
             raise pytest.fail.Exception(str(error), pytrace=False) from None
@@ -102,30 +121,16 @@ class Proctor:
         self, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
     ) -> Generator[None, Any, Any]:
         """Note whose is what a fixture checks out: its own, if it outlives the test."""
-        witness = self.witness
-        before = witness.owner, witness.fixture
-        if fixturedef.scope == "function":
-            witness.fixture = fixturedef.argname
-        else:
-            self._fixtures[fixturedef] = witness.owner = Owner(before[0].name, fixturedef.argname, fixturedef.scope)
-            witness.owner.place = place_of(fixturedef, request)
-            witness.fixture = None
-            earlier = living_sessions()
+        self.fixtures.begin(fixturedef, request)
         try:
             return (yield)
         finally:
-            if witness.owner is not before[0]:
-                made = (session for key, session in living_sessions().items() if key not in earlier)
-                witness.owner.sessions = weakref.WeakSet(made)
-                mark_left_over(witness.left_over, witness.owner)
-            witness.owner, witness.fixture = before
+            self.fixtures.end()
 
     @pytest.hookimpl
     def pytest_fixture_post_finalizer(self, fixturedef: pytest.FixtureDef[Any]) -> None:
         """Note that a fixture has ended."""
-        owner = self._fixtures.pop(fixturedef, None)
-        if owner is not None:
-            self._over.append(owner)
+        self.fixtures.finish(fixturedef)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
@@ -166,43 +171,76 @@ class Proctor:
             self.owner.has_failed = True
         return (yield)
 
-    def pytest_sessionfinish(self) -> None:
-        """Count what nobody could be told of any more."""
-        for stay in self._late:
-            if not stay.is_told and (stay.is_out or stay.ending is Ending.LEAKED):
-                self._tally.add(fault_of(FaultKind.LEFT_OUT if stay.is_out else FaultKind.LEAKED, stay), stay.owner.name)
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, Any, Any]:
+        """Judge the fixtures that pytest ends with the run, as after `-x`, and count what nobody could be told of any more."""
+        try:
+            return (yield)
+        finally:
+            failed = session.testsfailed
+            self._judge_late(session)
+            if session.testsfailed > failed and session.exitstatus == pytest.ExitCode.OK:
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
+            for stay in self._late:
+                if not stay.is_told and (stay.is_out or stay.ending is Ending.LEAKED):
+                    fault = fault_of(FaultKind.LEFT_OUT if stay.is_out else FaultKind.LEAKED, stay)
+                    self._tally.add(fault, stay.owner.name)
 
     # what it does
 
     def _begin(self, item: pytest.Item, owner: Owner) -> None:
         self._item, self.witness.owner, self.witness.fixture = item, owner, None
-        self._faults, self._has_leaked = [], False
+        self._faults, self._has_leaked, self._limit = [], False, ""
         self.policy = self._base
+
+    def _apply_marker(self, item: pytest.Item) -> None:
+        marker = item.get_closest_marker("poolguard")
+        if marker is not None:
+            self.policy = self._base.with_marker(marker.args, marker.kwargs)
 
     def _suspect(self, item: pytest.Item, earlier: weakref.WeakSet[Task[Any]]) -> None:
         if self._item is item:
             for stay in tuple(self.owner.stays):
                 stay.stop_counting()
-            suspect_tasks(self.owner, self.policy, earlier)
+            self._in_time(self.policy, partial(suspect_tasks, self.owner, earlier=earlier))
 
     def _loop_ends(self, loop: AbstractEventLoop) -> None:
-        suspect_rest(self.witness.now_out(), loop, self.policy)
+        self._in_time(self.policy, partial(suspect_rest, self.witness.now_out(), loop))
+
+    def _in_time(self, policy: Policy, judge: Callable[[Policy], _Judged]) -> _Judged:
+        """Judge; at once, if a limit strikes while tasks have time to end, as pytest-timeout's: it would hide what we have found."""
+        try:
+            return judge(policy)
+        except pytest.fail.Exception as limit:
+            self._limit = f"\n    the time that its tasks have to end was cut short: {limit}"
+            return judge(policy._replace(quiesce=0.0))
 
     def _end(self, item: pytest.Item) -> None:
         owner = self.owner
-        self._faults += judge_end(owner, self.policy, self._fixtures)
-        for fixture in self._over:
-            self._faults += judge_end(fixture, self.policy._replace(max_hold=None), self._fixtures)
-        self._over.clear()
-        self._faults = tell_earlier_tests(self._faults, item, self._tally, self._base.mode)
-        for stay in tuple(owner.stays):
-            if not stay.is_told:
-                self._tally.add_hold(stay)
-        if self.policy.ledger:
-            self._tally.add_ledger(owner.name, owner.stays)
-        mark_left_over(self.witness.left_over, owner)
-        self._item, self.witness.owner = None, Owner(_RUN)
+        try:
+            self._faults += self._in_time(self.policy, partial(judge_end, owner, fixtures=self.fixtures.living))
+            self._faults += self._judge_wide(self.policy)
+            self._faults = tell_earlier_tests(self._faults, item.session, self._tally, self._base.mode, now=item.nodeid)
+        finally:
+            self._item, self.witness.owner = None, Owner(_RUN)
+            mark_left_over(self.witness.left_over, owner)
+            self._tally.add_rest(owner, has_ledger=self.policy.ledger)
         self._tell(item, "teardown", owner)
+
+    def _judge_wide(self, policy: Policy, *, is_late: bool = False) -> list[Fault]:
+        """Judge the fixtures that have ended."""
+        faults: list[Fault] = []
+        for fixture in tuple(self.fixtures.over):
+            found = self._in_time(policy._replace(max_hold=None), partial(judge_end, fixture, fixtures=self.fixtures.living))
+            faults += [put_down_to(fixture.name, fault) for fault in found] if is_late else found
+            self.fixtures.over.remove(fixture)
+        return faults
+
+    def _judge_late(self, session: pytest.Session) -> None:
+        """Judge the fixtures that have ended in no test's teardown: in the next one's setup, with their parameter, or with the run."""
+        faults = self._judge_wide(self._base, is_late=True)
+        for fault in tell_earlier_tests(faults, session, self._tally, self._base.mode):
+            self._tally.add(fault, fault.test or _RUN)
 
     def _verify_calls(self, session: pytest.Session) -> None:
         """See whether the forbidden calls are there, as far as their modules are; no test would do better without."""
@@ -212,30 +250,10 @@ class Proctor:
             session.shouldfail = str(error)
             raise
 
-    def _check_nesting(self, stay: Stay) -> None:
-        most = self.policy.max_nesting
-        if most is None or stay.task is None or self.policy.allow_hold is not None:
-            return
-        own = [other for other in self.witness.now_out() if other.pool == stay.pool and other.task == stay.task]
-        if len(own) > most:
-            others = ", ".join(str(other.site) for other in own if other is not stay)
-            detail = f"it had {len(own) - 1} already, checked out at {others}; poolguard_max_nesting is {most}"
-            self._faults.append(fault_of(FaultKind.NESTED, stay, detail=detail))
-
-    def _is_kept(self, stay: Stay) -> bool:
-        """Tell whether a lease that has ended is worth keeping until its test has."""
-        policy, account = self.policy, stay.account
-        return (
-            stay.ending in {Ending.LEAKED, Ending.RECLAIMED}
-            or stay.is_cut_off
-            or bool(stay.elsewhere)
-            or policy.ledger
-            or (policy.max_hold is not None and stay.charged > policy.max_hold)
-            or (account is not None and account.elsewhere > 0)
-        )
-
-    def _follow(self, stay: Stay) -> None:
+    def _granted(self, stay: Stay) -> None:
         self._forbidden.look_again()
+        if self.policy.max_nesting is not None:
+            self._faults += nested(stay, self.witness.now_out(), self.policy)
         if stay.owner.has_ended:
             self._late.append(stay)
         if self.policy.ledger or (self.policy.is_exact and not stay.is_fixtures):
@@ -272,7 +290,7 @@ class Proctor:
         for fault in faults:
             self._tally.add(fault, owner.name)
             item.user_properties.append((PROPERTY, fault.headline))
-        text = describe(faults)
+        text = describe(faults) + self._limit
         if owner.has_failed:
             item.add_report_section(when, TITLE, f"This test failed by itself, and left this:\n{text}")
         elif self.policy.mode == "warn":

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from sqla_poolguard._testing.faults import Fault
-    from sqla_poolguard._testing.stays import Stay
+    from sqla_poolguard._testing.stays import Owner, Stay
 
 __all__ = ["Tally"]
 
@@ -31,6 +31,14 @@ class Tally:
     def add(self, fault: Fault, test: str) -> None:
         """Count what is wrong in a test."""
         self._add((str(fault.kind), f"checked out at {fault.site or 'an unknown line'}"), 1, fault.wasted, test)
+
+    def add_rest(self, owner: Owner, *, has_ledger: bool) -> None:
+        """Count what was right with the connections of a test that is over; write its ledger, if there is to be one."""
+        for stay in tuple(owner.stays):
+            if not stay.is_told:
+                self.add_hold(stay)
+        if has_ledger:
+            self.add_ledger(owner.name, owner.stays)
 
     def add_hold(self, stay: Stay) -> None:
         """Count what a connection that came back has cost while its holder awaited something else, as far as anybody looked."""

@@ -17,7 +17,7 @@ from sqla_poolguard._testing.witness import lineage
 if TYPE_CHECKING:
     import weakref
     from asyncio import AbstractEventLoop, Task
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from sqla_poolguard._testing.stays import Owner, Stay
 
@@ -59,7 +59,7 @@ def _listed(register: Iterable[Task[Any]]) -> list[Task[Any]]:
             continue
 
 
-def mark_left_over(known: weakref.WeakKeyDictionary[Task[Any], Owner], owner: Owner) -> None:
+def mark_left_over(known: weakref.WeakKeyDictionary[Task[Any], Owner], owner: Owner, others: Collection[Task[Any]] = ()) -> None:
     """
     Note, in the context of every task that is left over, whose it is; the tasks that it begins inherit that.
 
@@ -68,10 +68,11 @@ def mark_left_over(known: weakref.WeakKeyDictionary[Task[Any], Owner], owner: Ow
     Args:
         known: tasks that somebody else has left over before; the new ones are added.
         owner: who has left these.
+        others: tasks that it has not begun.
     """
     elsewhere: dict[AbstractEventLoop, list[Task[Any]]] = {}
     for task in living_tasks():
-        if task in known:
+        if task in known or task in others:
             continue
         known[task] = owner
         loop = task.get_loop()
@@ -119,10 +120,26 @@ def quiesce(stays: Iterable[Stay], seconds: float) -> None:
     for loop, out in by_loop.items():
         if loop.is_closed() or _get_running_loop() is not None:
             continue
+        if not loop.is_running():
+            _let_run(loop, out, seconds)
         if loop.is_running():  # in another thread
             _wait_for_thread(out, seconds)
+
+
+def _let_run(loop: AbstractEventLoop, stays: list[Stay], seconds: float) -> None:
+    """Let a loop run, unless somebody stops it, or another thread has begun to run it; what else comes out is not of the loop."""
+    waiting = until_back(stays, seconds)
+    try:
+        with contextlib.suppress(RuntimeError):
+            loop.run_until_complete(waiting)
+    finally:
+        task = next((task for task in living_tasks() if task.get_coro() is waiting), None)
+        if task is None:
+            waiting.close()  # it has ended, or has never begun
         else:
-            loop.run_until_complete(until_back(out, seconds))
+            task.cancel()
+            with contextlib.suppress(RuntimeError, asyncio.CancelledError):
+                loop.run_until_complete(task)
 
 
 def _wait_for_thread(stays: list[Stay], seconds: float) -> None:

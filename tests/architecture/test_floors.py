@@ -151,6 +151,7 @@ FLOORS = {
     "_testing.tasks": DOORS,
     "_testing.uses": DOORS,
     "_testing.watching": DOORS,
+    "_testing.wide": DOORS,
     "_testing.witness": DOORS,
     "_prometheus": DOORS,
     "_prometheus.account": DOORS,

@@ -99,6 +99,48 @@ def test_it_may_only_warn(suite):
     assert run.blamed == {}
 
 
+LEFT_TO_A_CLASS = """
+    engine = new_engine(pool_size=20)
+
+    @pytest.fixture(scope="class")
+    def registry():
+        return []
+
+    class TestClass:
+        async def test_guilty(self, registry):
+            registry.append(await engine.connect())
+
+        async def test_innocent(self, registry):
+            async def work():
+                while True:
+                    await asyncio.sleep(0.02)
+                    async with engine.connect():
+                        await asyncio.sleep(0.05)
+            KEPT.append(asyncio.create_task(work()))
+
+    async def test_after():
+        await asyncio.sleep(0.15)
+
+    async def test_last():
+        await asyncio.sleep(0.11)
+"""
+
+
+def test_warnings_may_be_errors(suite):
+    """Where such warnings are errors, the guilty test is told as by an error; the one that runs, and the tasks it leaves, as ever."""
+    run = suite(
+        LEFT_TO_A_CLASS,
+        "-W",
+        "error::sqla_poolguard._testing.policy.PoolguardWarning",
+        poolguard="warn",
+        poolguard_quiesce="0.01",
+        asyncio_default_test_loop_scope="module",
+    )
+    assert set(run.blamed) == {"test_guilty"}, run.text
+    assert {name for name, result in run.results.items() if result == "passed"} == {"test_innocent", "test_after", "test_last"}
+    assert run.ret == 1
+
+
 HEAD = """
     import pytest
     from sqlalchemy import text
@@ -134,3 +176,113 @@ def test_everybody_hears_of_it(tmp_path, options):
     errors = [(case.get("name"), case.find("error")) for case in ET.parse(tmp_path / "out.xml").iter("testcase")]
     assert {name for name, error in errors if error is not None} == {"test_guilty"}
     assert "checked out at test_it.py:" in next(error.text for _, error in errors if error is not None)
+
+
+CUT_SHORT = """
+    import asyncio
+    import pytest
+    from sqla_poolguard.testing import FakeDriver
+
+    @pytest.fixture
+    def engine():
+        return FakeDriver().engine()
+
+    @pytest.fixture(scope="module")
+    def registry():
+        yield []
+
+    @pytest.fixture(scope="session")
+    def leaky():
+        loop = asyncio.new_event_loop()
+        asyncio.leaked = loop.run_until_complete(FakeDriver().engine().connect().__aenter__())
+        yield
+        loop.close()
+
+    async def test_guilty(engine, registry):
+        registry.append(await engine.connect())
+
+    def test_innocent(leaky):
+        pass
+
+    def test_ends():
+        {ends}
+
+    def test_never(engine, registry):
+        pass
+"""
+
+
+ALWAYS_A_NEXT = """
+    import pytest
+    from _pytest.runner import runtestprotocol
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(item, nextitem):
+        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        runtestprotocol(item, nextitem=nextitem or item.session.items[0])
+        item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+        return True
+"""
+"""Lets no wide fixture end with a test: they end with the run, as after an interrupt."""
+
+
+@pytest.mark.parametrize(
+    ("ends", "options", "conftest", "code"),
+    [
+        ("assert not 'so'", ["-x"], "", 1),
+        ("pytest.exit('enough')", [], "", 2),
+        ("pass", [], ALWAYS_A_NEXT, 1),
+        ("pass", ["-n", "1"], ALWAYS_A_NEXT, 1),
+    ],
+    ids=["-x", "exit", "run", "xdist"],
+)
+def test_a_run_that_is_cut_short(tmp_path, ends, options, conftest, code):
+    """What is left with fixtures that pytest ends with the run, not with a test, is told, too; and whose fixture leaks by itself."""
+    (tmp_path / "test_it.py").write_text(textwrap.dedent(CUT_SHORT).format(ends=ends))
+    (tmp_path / "conftest.py").write_text(textwrap.dedent(conftest))
+    (tmp_path / "pytest.ini").write_text("[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\n")
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, "test_it.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    blamed = re.findall(r"^ERROR test_it.py::(\w+) - sqla-poolguard: connection", done.stdout, re.MULTILINE)
+    assert blamed == (["test_guilty"] if "-x" in options else ["test_guilty", "test_innocent"]), done.stdout
+    assert "kept by fixture 'registry' (module scope), and was still out when that ended" in done.stdout
+    ended = "ended here" if "-x" in options else "was set up for this test"
+    assert f"kept by fixture 'leaky' (session scope), which {ended}: this test is not to blame" in done.stdout
+    assert "connections wasted (sqla-poolguard)" in done.stdout
+    assert done.returncode == code
+
+
+def test_a_run_that_is_cut_short_may_only_warn(suite):
+    """Likewise where the plugin only warns."""
+    run = suite(REGISTRY, "-x", "--deselect=test_it.py::test_expected", poolguard="warn")
+    assert run.blamed == {}
+    assert any(told.startswith("test_it.py::test_guilty: connection orphaned") for _, told in run.warnings)
+
+
+def test_a_fixture_that_ends_with_its_parameter(suite):
+    """What a fixture leaves by itself when the next parameter ends it, in a setup, is told to a test of its own parameter."""
+    run = suite("""
+    @pytest.fixture(scope="module", params=["one", "two"])
+    def wide(request):
+        loop = asyncio.new_event_loop()
+        KEPT.append(loop.run_until_complete(new_engine().connect().__aenter__()))
+        yield []
+        loop.close()
+
+    def test_first(wide):
+        pass
+
+    async def test_second(wide, engine):
+        wide.append(await engine.connect())
+
+    def test_third(wide):
+        pass
+    """)
+    assert set(run.blamed) == {"test_first[one]", "test_second[one]", "test_second[two]", "test_third[two]"}, run.text
+    for parameter, test, how in (
+        ("one", "test_first[one]", "which was set up for this test"),
+        ("two", "test_third[two]", "which ended here"),
+    ):
+        told = run.blamed[test]
+        assert f"kept by fixture 'wide' (module scope), {how}: this test is not to blame" in told, parameter
+    assert "this test is not to blame" not in run.blamed["test_second[one]"]

@@ -197,6 +197,119 @@ def test_failed_tests_are_told_beside(suite):
     assert run.results["test_fails_well"] == "failed"
 
 
+def test_a_limit_strikes_while_tasks_have_time(suite):
+    """pytest-timeout does not hide what was found, be it while the test's code has just ended or its fixtures; later tests are none the worse."""
+    run = suite(
+        WORKERS
+        + """
+    engine = new_engine(pool_size=20)
+
+    @pytest.fixture
+    async def spawn():
+        yield lambda coroutine: KEPT.append(asyncio.create_task(coroutine))
+        KEPT[-1].cancel()
+        await asyncio.gather(KEPT[-1], return_exceptions=True)
+
+    async def test_warm():
+        await work(engine, 0)
+
+    @pytest.mark.timeout(0.5)
+    async def test_guilty():
+        await begin(engine)
+
+    @pytest.mark.timeout(0.5)
+    async def test_orphan():
+        async def get():
+            KEPT.append(await engine.connect())
+        async def works():
+            while True:
+                await asyncio.sleep(0.05)
+                async with engine.connect():
+                    await asyncio.sleep(0.05)
+        await asyncio.create_task(get())
+        KEPT.append(asyncio.create_task(works()))
+
+    @pytest.mark.timeout(0.5)
+    async def test_ended_by_fixture(spawn):
+        spawn(work(engine))
+        await asyncio.sleep(0)
+
+    @pytest.mark.timeout(0.2)
+    async def test_too_slow():
+        await work(engine)
+
+    async def test_after():
+        await asyncio.sleep(0.2)
+
+    async def test_last():
+        await asyncio.sleep(0.07)
+    """,
+        poolguard_quiesce="2",
+        asyncio_default_test_loop_scope="module",
+        asyncio_default_fixture_loop_scope="module",
+    )
+    assert set(run.blamed) == {"test_guilty", "test_orphan"}, run.text
+    assert run.results["test_too_slow"] == "failed"
+    for told in run.blamed.values():
+        assert told.startswith("sqla-poolguard: connection"), told
+        assert "its tasks have to end was cut short: Timeout (>0.5s) from pytest-timeout" in told
+    assert {name for name, result in run.results.items() if result == "passed"} == {
+        "test_warm",
+        "test_ended_by_fixture",
+        "test_after",
+        "test_last",
+    }
+
+
+def test_a_loop_that_does_not_run_on(suite):
+    """One that is stopped, or that another thread runs by then, is judged as it is."""
+    run = suite(
+        WORKERS
+        + """
+    class Taken(asyncio.SelectorEventLoop):
+        is_taken = False
+
+        def _check_running(self):
+            if self.is_taken:
+                raise RuntimeError("This event loop is already running")
+            super()._check_running()
+
+    async def test_stops(engine):
+        await begin(engine)
+        asyncio.get_running_loop().call_later(0.02, asyncio.get_running_loop().stop)
+
+    def test_taken():
+        async def get():
+            async def wait():
+                async with engine.connect():
+                    await asyncio.sleep(60)
+            KEPT.append(loop.create_task(wait()))
+            await asyncio.sleep(0.01)
+        engine, loop = new_engine(), Taken()
+        KEPT.append(loop)
+        loop.run_until_complete(get())
+        loop.is_taken = True  # as another thread does between the question whether it runs and our running it
+
+    def test_closes_it():
+        loop = next(loop for loop in KEPT if isinstance(loop, Taken))
+        loop.is_taken = False
+        tasks = asyncio.all_tasks(loop)
+        for task in tasks:
+            task.cancel()
+        loop.run_until_complete(asyncio.wait(tasks))
+        loop.close()
+
+    async def test_after(engine):
+        await work(engine, 0)
+    """,
+        poolguard_quiesce="0.2",
+    )
+    assert set(run.blamed) == {"test_stops", "test_taken"}, run.text
+    for told in run.blamed.values():
+        assert "connection held by a background task at the end" in told
+    assert run.results["test_after"] == "passed"
+
+
 def test_asyncio_is_left_as_it_was(suite):
     """Nothing stands in asyncio's way when the run is over."""
     step = runners._cancel_all_tasks

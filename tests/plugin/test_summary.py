@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import textwrap
@@ -64,37 +65,144 @@ INNOCENT = """
         assert not {"sqlalchemy", "opentelemetry", "sqla_poolguard._pool", "sqla_poolguard._testing.proctor"} & set(sys.modules)
         assert "sqla_poolguard.pytest_plugin" in sys.modules
 """
-IMPORTED_BY_THE_TEST = """
+IMPORTED_BY_A_FIXTURE = """
+    import asyncio
+    import sys
+    import pytest
+    import pytest_asyncio
+
+    pytestmark = pytest.mark.asyncio(loop_scope="session")
+    KEPT = []
+
+
+    @pytest.fixture(scope="session")
+    def registry():
+        assert "sqla_poolguard._pool" not in sys.modules
+        return []
+
+
+    @pytest_asyncio.fixture(scope="session", loop_scope="session")
+    async def outer(request, registry):
+        yield
+
+
+    @pytest_asyncio.fixture(scope="session", loop_scope="session")
+    async def connection(outer):
+        from sqla_poolguard.testing import FakeDriver
+
+        async def work():
+            while True:
+                async with engine.connect():
+                    await asyncio.sleep(0.02)
+
+        engine = FakeDriver().engine()
+        task = asyncio.create_task(work())
+        async with engine.connect() as connection:
+            yield connection
+        task.cancel()
+
+
+    @pytest.mark.poolguard(allow_hold="the marker of the test that was there first holds, too")
+    async def test_first(connection, registry):
+        KEPT.append(await connection.engine.connect())
+
+
+    async def test_innocent(connection, registry):
+        await asyncio.sleep(0.1)
+
+
+    async def test_guilty(connection, registry):
+        KEPT.append(await connection.engine.connect())
+
+
+    async def test_fills(connection, registry):
+        registry.append(await connection.engine.connect())
+
+
+    async def test_empties(connection, registry):
+        await registry.pop().close()
+"""
+IMPORTED_BY_AN_APPLICATION = """
+    import pytest
+
+
+    @pytest.fixture(scope="module", autouse=True)
+    def state():
+        return {}
+
+
+    @pytest.fixture(scope="session")
+    def client():
+        import contextlib
+
+        from starlette.applications import Starlette
+        from starlette.testclient import TestClient
+
+        @contextlib.asynccontextmanager
+        async def lifespan(app):
+            from sqla_poolguard.testing import FakeDriver
+
+            app.state.engine = FakeDriver().engine()
+            async with app.state.engine.connect():
+                yield
+
+        app = Starlette(lifespan=lifespan)
+        with TestClient(app) as client:
+            yield client
+
+
+    def open_one(client, state, name):
+        state[name] = client.portal.call(client.app.state.engine.connect().__aenter__)
+
+
+    def test_first(client):
+        pass
+
+
+    def test_innocent(client, state):
+        open_one(client, state, "closed")
+
+
+    def test_guilty(client, state):
+        open_one(client, state, "left")
+
+
+    def test_last(client, state):
+        client.portal.call(state["closed"].close)
+"""
+IMPORTED_BY_A_TEST = """
     import asyncio
     import pytest
 
     KEPT = []
 
 
-    @pytest.fixture(scope="module")
-    def engine():
-        from sqla_poolguard.testing import FakeDriver
-
-        return FakeDriver().engine()
-
-
-    @pytest.fixture(scope="module")
-    async def session(engine):
-        from sqlalchemy.ext.asyncio import AsyncSession
-
-        async with AsyncSession(engine) as session:
-            await session.connection()
-            yield session
+    @pytest.fixture(scope="class")
+    def registry(request):
+        request.cls.connections = []
+        return []
 
 
-    @pytest.mark.asyncio(loop_scope="module")
-    async def test_innocent(session):
-        pass
+    class TestClass:
+        def setup_class(cls):
+            cls.loop = asyncio.new_event_loop()
 
+        def teardown_class(cls):
+            for connection in cls.connections:
+                cls.loop.run_until_complete(connection.close())
 
-    @pytest.mark.asyncio(loop_scope="module")
-    async def test_guilty(engine, session):
-        KEPT.append(await engine.connect())
+        def test_imports(self, registry):
+            from sqla_poolguard.testing import FakeDriver
+
+            engine = FakeDriver().engine()
+            self.connections.append(self.loop.run_until_complete(engine.connect().__aenter__()))
+            registry.append(engine)
+
+        def test_innocent(self, registry):
+            self.connections.append(self.loop.run_until_complete(registry[0].connect().__aenter__()))
+
+        def test_guilty(self, registry):
+            KEPT.append(self.loop.run_until_complete(registry[0].connect().__aenter__()))
 """
 
 
@@ -169,12 +277,25 @@ def test_every_engine_with_the_usual_pool(tmp_path):
     assert "2 passed, 1 error" in done.stdout
 
 
-def test_a_pool_that_is_imported_by_a_fixture(tmp_path):
-    """Who imports the pool only in a fixture is watched from then on; the fixture's connection is not the first test's."""
-    done = run(tmp_path, IMPORTED_BY_THE_TEST)
-    assert done.returncode == 1, done.stdout
-    assert "test_guilty" in done.stdout
-    assert "test_innocent" not in done.stdout
+def blamed(done):
+    """Give the tests that the terminal lists as failed, or as errors."""
+    return re.findall(r"^(?:ERROR|FAILED) test_it\.py::(?:\w+::)?(\w+)", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize("options", [[], ["-n", "1"]])
+@pytest.mark.parametrize(
+    ("source", "count"), [(IMPORTED_BY_A_FIXTURE, 5), (IMPORTED_BY_AN_APPLICATION, 4), (IMPORTED_BY_A_TEST, 3)]
+)
+def test_a_pool_that_is_imported_late(tmp_path, source, count, options):
+    """
+    Who imports the pool only in a fixture, or in a test, is watched from then on.
+
+    What that fixture has is its own, and the fixtures that were there before may keep what tests check out.
+    """
+    done = run(tmp_path, source, *options)
+    assert blamed(done) == ["test_guilty"], done.stdout
+    assert f"{count} passed" in done.stdout
+    assert done.returncode == 1
 
 
 def test_junit_carries_the_findings(tmp_path):

@@ -330,3 +330,49 @@ def test_server_in_a_thread(suite):
     run = suite(THREADED, poolguard_quiesce="0.001")
     assert set(run.blamed) == {"test_guilty"}, run.text
     assert set(run.results) == {"test_one", "test_guilty", "test_two"}
+
+
+def test_wide_fixture_in_the_middle_of_a_test(suite):
+    """A wide fixture that a test asks for while it runs has the tasks that its own setup begins, not the test's."""
+    source = """
+    import threading
+
+    @pytest.fixture(scope="module")
+    def server():
+        loop, engine = asyncio.new_event_loop(), new_engine()
+
+        async def work():
+            while True:
+                async with engine.connect():
+                    await asyncio.sleep(0.02)
+
+        thread = threading.Thread(target=loop.run_forever)
+        thread.start()
+        task = asyncio.run_coroutine_threadsafe(work(), loop)
+        yield
+        task.cancel()
+        loop.call_soon_threadsafe(loop.call_later, 0.1, loop.stop)
+        thread.join()
+        loop.close()
+
+    async def test_guilty(engine, request):
+        async def work():
+            await go.wait()
+            async with engine.connect():
+                await asyncio.sleep(60)
+
+        go = asyncio.Event()
+        KEPT.append(asyncio.create_task(work(), name="worker"))
+        await asyncio.sleep(0)
+        request.getfixturevalue("server")
+        go.set()
+        await asyncio.sleep(0.05)
+
+    async def test_innocent(server):
+        await asyncio.sleep(0.05)
+    """
+    run = suite(source, poolguard_quiesce="0.05")
+    assert set(run.blamed) == {"test_guilty"}, run.text
+    assert "by task 'worker'" in run.blamed["test_guilty"]
+    assert "kept by" not in run.blamed["test_guilty"]
+    assert run.results["test_innocent"] == "passed"

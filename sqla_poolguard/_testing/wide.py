@@ -1,0 +1,102 @@
+"""Fixtures that outlive a test: which are being set up, which live, which have ended. What they check out and begin is theirs."""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sqla_poolguard._testing.keeping import living_sessions, place_of
+from sqla_poolguard._testing.stays import Owner
+from sqla_poolguard._testing.tasks import living_tasks, mark_left_over
+
+if TYPE_CHECKING:
+    from asyncio import Task
+    from collections.abc import Collection, Iterable
+
+    import pytest
+
+    from sqla_poolguard._testing.witness import Witness
+
+    Begun = tuple[pytest.FixtureDef[Any], pytest.FixtureRequest]
+    """A fixture that is being set up, and who asks for it."""
+
+__all__ = ["WideFixtures"]
+
+
+class _Setup(NamedTuple):
+    """A fixture that is being set up."""
+
+    owner: Owner | None
+    """Whose is what it checks out; None: the test's, since it ends with it."""
+    before: tuple[Owner, str | None]
+    """What the witness has noted of whoever has asked for it."""
+    sessions: Collection[Any]
+    """Keys of the sessions that others have made."""
+    tasks: Collection[Task[Any]]
+    """Tasks that others have begun."""
+
+
+class WideFixtures:
+    """The fixtures of classes, modules, packages and the session."""
+
+    def __init__(self, witness: Witness) -> None:
+        """
+        Begin with none.
+
+        Args:
+            witness: is told whose is what is checked out in a setup.
+        """
+        self._witness = witness
+        self._setups: list[_Setup] = []
+        self.living: dict[Any, Owner] = {}
+        """Those that live, by their definitions."""
+        self.over: list[Owner] = []
+        """Those that have ended, and are still to be judged."""
+
+    def begin(self, fixture: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> None:
+        """Note that the setup of a fixture begins, be it a wide one or not."""
+        witness = self._witness
+        before = witness.owner, witness.fixture
+        if fixture.scope == "function":
+            witness.fixture = fixture.argname
+            self._setups.append(_Setup(None, before, (), ()))
+            return
+        owner = self._adopt(fixture, request)
+        witness.owner, witness.fixture = owner, None
+        self._setups.append(_Setup(owner, before, living_sessions().keys(), weakref.WeakSet(living_tasks())))
+
+    def end(self) -> None:
+        """Note that the setup that began last is over."""
+        setup = self._setups.pop()
+        if setup.owner is not None:
+            made = (session for key, session in living_sessions().items() if key not in setup.sessions)
+            setup.owner.sessions = weakref.WeakSet(made)
+            mark_left_over(self._witness.left_over, setup.owner, setup.tasks)
+        self._witness.owner, self._witness.fixture = setup.before
+
+    def finish(self, fixture: pytest.FixtureDef[Any]) -> None:
+        """Note that a fixture has ended."""
+        owner = self.living.pop(fixture, None)
+        if owner is not None:
+            self.over.append(owner)
+
+    def take_over(self, item: pytest.Item | None, done: Iterable[pytest.FixtureDef[Any]], begun: Iterable[Begun]) -> None:
+        """
+        Learn of the fixtures that were there before: the pool has just been imported.
+
+        Args:
+            item: the test that runs.
+            done: wide fixtures that were set up; some may have ended.
+            begun: the fixtures that are being set up, the outermost first; `end` is called for each.
+        """
+        for fixture in done:
+            if fixture.cached_result is not None:
+                self._adopt(fixture, item)
+        for fixture, request in begun:
+            self.begin(fixture, request)
+            self._setups[-1] = self._setups[-1]._replace(tasks=())  # they began, as far as anybody knows, since its setup did
+
+    def _adopt(self, fixture: pytest.FixtureDef[Any], asked_by: Any) -> Owner:
+        owner = self.living[fixture] = Owner(self._witness.owner.name, fixture.argname, fixture.scope)
+        owner.place = place_of(fixture, asked_by)
+        return owner
