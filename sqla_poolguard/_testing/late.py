@@ -91,13 +91,21 @@ def tell_late(config: pytest.Config, news: Iterable[Lateness], node: Any = None)
             (file, line, name),
             {},
             "failed",
-            text,
+            _represented(text),
             "teardown",
             user_properties=[(key, value) for key, value in properties],
         )
         if node is not None:
             report.node = node  # type: ignore[attr-defined] # so does pytest-xdist
         config.hook.pytest_runtest_logreport(report=report)
+
+
+def _represented(text: str) -> Any:
+    """Write a failure as pytest does, with the crash of which its short summary tells."""
+    try:
+        pytest.fail(text, pytrace=False)
+    except pytest.fail.Exception as failure:
+        return pytest.ExceptionInfo.from_exception(failure).getrepr(style="value")
 
 
 def to_be_handed_over(config: pytest.Config) -> list[Lateness]:

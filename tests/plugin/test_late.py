@@ -170,7 +170,7 @@ def test_everybody_hears_of_it(tmp_path, options):
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--junitxml=out.xml", *options, "test_it.py"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "ERROR test_it.py::test_guilty - sqla-poolguard: connection" in done.stdout, done.stdout
+    assert "ERROR test_it.py::test_guilty - Failed: sqla-poolguard: connection" in done.stdout, done.stdout
     assert re.search("2 passed, .*1 error", done.stdout)
     assert "ERROR test_it.py::test_innocent" not in done.stdout
     errors = [(case.get("name"), case.find("error")) for case in ET.parse(tmp_path / "out.xml").iter("testcase")]
