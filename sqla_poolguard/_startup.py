@@ -37,7 +37,8 @@ _FIRST, _SLOWEST = 1.0, 60.0
 """Seconds after the first connect when to look for a moment to ask in, and between two such looks at most."""
 _QUIET: Final = 0.5
 """Seconds for which a connection has been idle if it is the only one and may be asked."""
-_ANSWER: Final = 2.0
+_ANSWER: Final = 0.5
+"""Seconds that the answer may take: somebody may need the connection meanwhile. Who gets none looks again later."""
 _MOST_MARKS: Final = 16
 
 _said: Final[list[int]] = []
@@ -82,7 +83,7 @@ def _look(loop: AbstractEventLoop, reference: weakref.ref[GuardedPool], reporter
 
 
 def _is_at_rest(pool: GuardedPool, loop: AbstractEventLoop) -> bool:
-    """Tell whether nobody would miss a connection: another one is idle too, or the only one has been for a while."""
+    """Tell whether nobody would miss a connection: another one is idle, or can be opened and this one has been idle for a while."""
     slots = pool._slots
     try:
         first, last = slots.idle[0], slots.idle[-1]
@@ -90,7 +91,7 @@ def _is_at_rest(pool: GuardedPool, loop: AbstractEventLoop) -> bool:
         return False
     if slots.waiters.queued or last.loop is not loop or first.loop is not loop:
         return False
-    return first is not last or pool._clock() - last.lease.idle_since > _QUIET
+    return first is not last or (slots.taken < slots.limit and pool._clock() - last.lease.idle_since > _QUIET)
 
 
 async def _say(pool: GuardedPool, loop: AbstractEventLoop, pause: float) -> None:
@@ -153,7 +154,10 @@ def _is_first(line: StartLine) -> bool:
     if sys.platform != "linux" or len(_said) >= _MOST_MARKS:
         return True
     key = f"{os.getuid()} {os.getppid()} {os.getpgrp()} {line.text}"
-    mark = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        mark = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    except OSError:  # no file is left; so it is said
+        return True
     try:
         mark.bind(f"\0poolguard-{hashlib.sha256(key.encode()).hexdigest()[:32]}")
     except OSError:

@@ -92,6 +92,16 @@ async def test_nobody_s_connection_is_used_for_it(newest, lines):
     await db.dispose()
 
 
+async def test_a_pool_of_one_is_not_asked(newest, lines):
+    """Whoever came meanwhile would find nothing, and no room to connect."""
+    db = create_async_engine(as_app(newest), poolclass=GuardedPool, pool_size=1, max_overflow=0, guard=Guard(name="o8"))
+    async with db.connect():
+        pass
+    await asyncio.sleep(1)
+    assert lines() == []
+    await db.dispose()
+
+
 async def test_behind_a_pooler_it_says_so(newest, lines):
     """The server's limits are not the pooler's."""
     with PgBouncer("1.24", newest) as bouncer:
@@ -108,7 +118,7 @@ async def test_a_question_that_is_cut_off_costs_nothing(newest, lines, monkeypat
     statement = _startup._SQL
     monkeypatch.setattr(_startup, "_SQL", "SELECT pg_sleep(600)")
     monkeypatch.setattr(_startup, "_ANSWER", 0.2)
-    db = create_async_engine(as_app(newest), poolclass=GuardedPool, pool_size=1, max_overflow=0, guard=Guard(name="o5"))
+    db = create_async_engine(as_app(newest), poolclass=GuardedPool, pool_size=1, max_overflow=1, guard=Guard(name="o5"))
     async with db.connect():
         pass
     await until(lambda: db.pool.checkedin() == 0)
