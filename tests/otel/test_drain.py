@@ -17,6 +17,8 @@ from sqla_poolguard._facts import Reason
 from sqla_poolguard._ledger import Ledger
 from sqla_poolguard._otel import _metrics, observe
 
+from .conftest import Reader
+
 
 async def checkouts(db, count):
     """Check out and in, so many times."""
@@ -78,6 +80,20 @@ def test_collected_engines_are_bounded(use, monkeypatch):
     observe(Ledger(), "last")
     assert 0 < sum(len(pool.samples) for pool in sdk.metrics._pools) <= 20
     assert len(sdk.metrics._pools) <= 4
+
+
+def test_collected_engines_are_few(use):
+    """However little each has left: making an engine costs the same, how many there were; and an SDK is told of all."""
+    for readers, options in ((), {"meter_provider": NoOpProvider()}), ((Reader(),), {}):
+        sdk = use(*readers, **options)
+        for number in range(2 * _metrics._MOST_LEFT):
+            ledger = Ledger()
+            observe(ledger, str(number))
+            ledger.samples.append((0.0, 1.0))
+            del ledger
+        assert len(sdk.metrics._pools) <= _metrics._MOST_LEFT + 1
+    found = sdk.readers[0].metrics()["db.client.connection.use_time"]
+    assert sum(point.count for point in found.data.data_points) == 2 * _metrics._MOST_LEFT
 
 
 async def test_engine_is_made_although_another_left_what_cannot_be_told(sdk, monkeypatch, caplog):

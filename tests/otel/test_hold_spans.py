@@ -14,8 +14,9 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import StatusCode, use_span
 
 from sqla_poolguard import Guard
-from sqla_poolguard._ledger import Totals
+from sqla_poolguard._otel import _spans
 from sqla_poolguard._otel._quota import EACH_SECOND, Quota
+from sqla_poolguard._totals import Totals
 
 SECOND = 1_000_000_000
 LEAK = "ignore:The garbage collector is trying:sqlalchemy.exc.SAWarning"
@@ -74,6 +75,18 @@ async def test_hold_whose_span_has_ended(sdk):
     (span,), parent = holds(sdk), finished(sdk, "request")
     assert (span.parent.span_id, span.context.trace_id) == (parent.context.span_id, parent.context.trace_id)
     assert span.end_time - span.start_time == 6 * SECOND
+
+
+async def test_span_around_the_commit_is_no_parent(sdk):
+    """A step of the holder's that has begun after the hold is not where it was held; the span around it is."""
+    db = engine(guard=Guard(hold_warning=2))
+    with sdk.tracer.start_as_current_span("request") as request:
+        connection = await db.connect()
+        await asyncio.sleep(3)
+        with sdk.tracer.start_as_current_span("commit"):
+            await connection.close()
+    (span,) = holds(sdk)
+    assert span.parent.span_id == request.get_span_context().span_id
 
 
 async def test_hold_that_another_trace_ends(sdk):
@@ -151,6 +164,15 @@ async def test_leak(sdk):
     assert (short(span)["ending"], short(span)["found"]) == ("leaked", ("leaked",))
     assert (span.status.status_code, span.status.description) == (StatusCode.ERROR, "the connection was never given back")
     at_rest(db)
+
+
+def test_leaks_that_are_too_many_are_counted(sdk):
+    """Of leaks that are found at once, those for which there is no room are counted as suppressed."""
+    totals = Totals()
+    spans = sdk.spans.of_pool(totals)
+    for _ in range(_spans._KEPT + 5):
+        spans.keep(object(), 0.0)
+    assert totals.spans_suppressed == 5
 
 
 @pytest.mark.filterwarnings(LEAK)

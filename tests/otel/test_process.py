@@ -134,3 +134,72 @@ def test_many_engines_make_one_set_of_instruments():
         "['breaker.state', 'count', 'create_time', 'idle.max', 'idle.min', 'leaks', 'max', 'pending_requests', 'rejections', 'spans_suppressed', 'timeouts', 'use_time', 'wait_time', 'would_reject']",
         "20",
     ]
+
+
+@pytest.mark.parametrize("first", ["the engine's", "the process's"])
+def test_a_provider_that_is_given_and_set(first):
+    """One that an engine was given, and that is set for the process before or after another engine is made, hears of all of them."""
+    lines = run(f"""
+    def named(name, **options):
+        guard = Guard(name=name, **options)
+        return create_async_engine("postgresql+asyncpg://h/db", poolclass=GuardedPool, _initialize=False, creator=FakeDriver().open, guard=guard)
+
+    async def main():
+        provider = MeterProvider([reader])
+        dbs = [named("a", meter_provider=provider)] if {first!r} == "the engine's" else []
+        dbs.append(named("b"))
+        metrics.set_meter_provider(provider)
+        dbs += [named("c"), named("d", meter_provider=provider)]
+        for db in dbs:
+            await checkouts(db, 2)
+        found = {{}}
+        for scope in reader.get_metrics_data().resource_metrics[0].scope_metrics:
+            for metric in scope.metrics:
+                if metric.name in ("db.client.connection.use_time", "db.client.connection.max"):
+                    for point in metric.data.data_points:
+                        value = getattr(point, "count", None) or point.value
+                        found.setdefault(point.attributes["db.client.connection.pool.name"], []).append(value)
+        print(sorted((name, sorted(values)) for name, values in found.items()))
+    asyncio.run(main())
+    """)
+    names = ["a", "b", "c", "d"] if first == "the engine's" else ["b", "c", "d"]
+    assert lines == [str([(name, [2, 15]) for name in names])]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_child_that_is_forked_while_engines_are_made():
+    """It can make engines: no lock is left locked by a thread that is not there."""
+    lines = run("""
+    import threading, time, warnings
+    from sqla_poolguard.testing import FakeDriver  # its engines import nothing: Python's own lock of imports is not ours to mend
+    warnings.simplefilter("ignore")
+    stopped = threading.Event()
+
+    def make():
+        while not stopped.is_set():
+            FakeDriver().engine(guard=Guard(name="main"))
+
+    threads = [threading.Thread(target=make) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    hung = 0
+    for _ in range(15):
+        child = os.fork()
+        if not child:
+            FakeDriver().engine(guard=Guard(name="main"))
+            os._exit(0)
+        until = time.monotonic() + 20
+        while os.waitpid(child, os.WNOHANG) == (0, 0):
+            if time.monotonic() > until:
+                os.kill(child, 9)
+                hung += 1
+                os.waitpid(child, 0)
+                break
+            time.sleep(0.001)
+    stopped.set()
+    for thread in threads:
+        thread.join()
+    print(hung)
+    """)
+    assert lines == ["0"]

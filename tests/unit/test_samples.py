@@ -55,6 +55,18 @@ def test_nobody_counts():
     assert list(fresh) == numbered(300)[256:]
 
 
+def test_a_checkout_deals_many_at_once():
+    """Where several count, one checkout that finds too many deals for the next ones."""
+    fresh = deque(numbered(100))
+    samples = Samples(fresh)
+    shares = [samples.join(lambda _: None) for _ in range(2)]
+    samples.deal()
+    fresh.extend(numbered(100))
+    samples.spill(fresh)
+    assert len(fresh) == 100 - 32
+    assert len(shares[1].queue) == 100 + 32
+
+
 def test_a_share_that_nobody_takes_is_bounded(monkeypatch):
     """Each has its own bound: who does not come for his share has it spilled, and the other one loses nothing."""
     monkeypatch.setattr(_samples, "SAMPLES_KEPT", 10)
