@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import textwrap
 import warnings
 
@@ -80,6 +81,15 @@ class Outcome:
         """Note a warning of ours."""
         if "Poolguard" in type(warning_message.message).__name__:
             self.warnings.append((nodeid.rpartition("::")[2], str(warning_message.message)))
+
+
+@pytest.fixture
+def untraced():
+    """Let nobody trace this thread: what a signal raises within coverage's own lock leaves that locked for ever."""
+    trace = sys.gettrace()
+    sys.settrace(None)
+    yield
+    sys.settrace(trace)
 
 
 @pytest.fixture

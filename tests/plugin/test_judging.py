@@ -78,7 +78,7 @@ def test_a_test_that_is_cancelled(suite):
     assert set(run.results.values()) == {"passed"}
 
 
-def test_a_test_that_pytest_timeout_ends(suite):
+def test_a_test_that_pytest_timeout_ends(suite, untraced):
     """It has failed, and what it had out is nobody's fault."""
     run = suite(a_test("await slowly(engine, 60)", "@pytest.mark.timeout(0.3)"), "-o", "timeout_method=signal")
     assert run.results == {"test_it": "failed", "test_after": "passed"}, run.text

@@ -197,7 +197,7 @@ def test_failed_tests_are_told_beside(suite):
     assert run.results["test_fails_well"] == "failed"
 
 
-def test_a_limit_strikes_while_tasks_have_time(suite):
+def test_a_limit_strikes_while_tasks_have_time(suite, untraced):
     """pytest-timeout does not hide what was found, be it while the test's code has just ended or its fixtures; later tests are none the worse."""
     run = suite(
         WORKERS
