@@ -26,7 +26,13 @@ class Command:
         self.mark = f"poolguard-test-{uuid.uuid4().hex}"
         kept = {name: value for name, value in os.environ.items() if name not in FORCED and not name.startswith("OTEL_")}
         paths = os.pathsep.join(path for path in (HOME, os.environ.get("PYTHONPATH")) if path)
-        self.env = kept | {"TMPDIR": str(folder), "PYTHONPATH": paths, "MARK": self.mark, "PYTHONUTF8": "1"}
+        self.env = kept | {
+            "TMPDIR": str(folder),
+            "PYTHONPATH": paths,
+            "MARK": self.mark,
+            "PYTHONUTF8": "1",
+            "PYDANTIC_DISABLE_PLUGINS": "__all__",
+        }
 
     def start(self, *arguments: str, program: tuple[str, ...] = ("-m", "sqla_poolguard"), **env: str) -> subprocess.Popen[str]:
         """Start it, not waiting for its end."""

@@ -225,13 +225,15 @@ async def child_is_not_awaited(stage, db):
 async def somebody_else_may_close_it(stage, db):
     """The holder waits for the pool, but its session is in another task's hands too."""
     holder = await db.connect()
-    session = AsyncSession(db)
+    session, used = AsyncSession(db), asyncio.Event()
 
     async def use():
         await session.execute(ONE)
+        used.set()
         await ask(db)
 
     async def close():
+        await used.wait()
         await asyncio.sleep(0.4)
         await session.close()
 
