@@ -147,7 +147,11 @@ class Metrics:
         An SDK that has an instrument already takes no further callback for it.
         """
         own = real_meter(self._meter)
-        return [metrics._pools for metrics in tuple(_every) if metrics is self or real_meter(metrics._meter) is own]
+        while True:
+            try:
+                return [metrics._pools for metrics in _every if metrics is self or real_meter(metrics._meter) is own]
+            except RuntimeError:  # another thread has made a set meanwhile
+                continue
 
     # the callbacks: an SDK may have any of the instruments turned off, so each of them drains
 
