@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from sqlalchemy.pool import Pool
 
-from sqla_poolguard import _arrival, _fastlane
+from sqla_poolguard import _arrival, _fastlane, _startup
 from sqla_poolguard._books import open_books
 from sqla_poolguard._callsite import capture
 from sqla_poolguard._connecting import Connecting, NotNow, make_breaker
@@ -259,6 +259,7 @@ class GuardedPool(Resizable):
         """Close the idle connections. Those that are out are closed when they come back, once `recreate()` was called."""
         try:
             self._connecting.stop()
+            _startup.leave_off(self)
             self._handover.close_idle(0)
         finally:
             self._disposed = True

@@ -121,10 +121,10 @@ class GuardedRecord(_ConnectionRecord):
             self.starttime = time.time()
 
     def abandon(self) -> None:
-        """Drop a foreign connection. Nothing can be awaited in its loop from here, so it is cut off, not closed politely."""
+        """Drop a connection without a goodbye: nothing is awaited, and nothing could be if it belongs to another loop."""
         connection, self.dbapi_connection = self.dbapi_connection, None
         self.guarded.dispatch.close(connection, self)
-        if self.loop is not None and self.loop.is_running():
+        if self.loop is not None and self.loop is not _get_running_loop() and self.loop.is_running():
             with contextlib.suppress(RuntimeError):  # it was closed between the two calls
                 self.loop.call_soon_threadsafe(cut_off, self.guarded, connection)
                 return

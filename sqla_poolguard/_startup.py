@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from sqla_poolguard._reporter import Reporter
     from sqla_poolguard._startline import StartLine
 
-__all__ = ["introduce"]
+__all__ = ["introduce", "leave_off"]
 
 _log: Final = logging.getLogger("sqla_poolguard")
 
@@ -48,6 +48,8 @@ _done: Final[weakref.WeakSet[Reporter]] = weakref.WeakSet()
 _begun: Final[weakref.WeakKeyDictionary[Reporter, weakref.ref[AbstractEventLoop]]] = weakref.WeakKeyDictionary()
 """Engines for which it is going to be, and the event loops in which."""
 _tasks: Final[set[asyncio.Task[None]]] = set()
+_asked: Final[weakref.WeakKeyDictionary[GuardedPool, GuardedRecord]] = weakref.WeakKeyDictionary()
+"""The connections over which a question is under way."""
 
 
 def introduce(pool: GuardedPool, connection: object) -> None:
@@ -59,6 +61,13 @@ def introduce(pool: GuardedPool, connection: object) -> None:
     if getattr(pool._dialect, "name", None) == "postgresql" and server_pid(driver_of(connection)) is not None:
         _begun[reporter] = weakref.ref(loop)
         _look_later(loop, weakref.ref(pool), reporter, _FIRST)
+
+
+def leave_off(pool: GuardedPool) -> None:
+    """Give up a question that is under way, and its connection: the pool is disposed of, and its event loop may end any moment."""
+    record = _asked.pop(pool, None)
+    if record is not None and record.dbapi_connection is not None:
+        record.abandon()
 
 
 def _is_over(loop: AbstractEventLoop | None) -> bool:
@@ -122,14 +131,17 @@ def _ask(pool: GuardedPool) -> StartLine | None:
         if not record.is_good() or record.is_foreign():
             well = True
             return None
+        _asked[pool] = record
         with Deadline(_ANSWER):
             row = _row(record.dbapi_connection)
         pooled = row.pop("pid") != server_pid(driver_of(record.dbapi_connection))
         well = True
     finally:
         if well:
+            _asked.pop(pool, None)
             pool._handover.give_back(record)
         else:  # cancelled, or the connection is lost: nobody is to find that out
+            leave_off(pool)
             pool._handover.discard(record)
     processes = ProcessCount.read(pool.guard.processes, os.environ)
     return start_line(pool.name, slots.size, slots.max_overflow, processes, ServerLimits.of(row), pooled=pooled)

@@ -7,16 +7,18 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import pytest
+from asyncpg import connect_utils
 from doubles.bouncer import PgBouncer
 from doubles.pools import at_rest
 from monitor.conftest import as_app, judge_of, until
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from sqla_poolguard import Guard, GuardedPool, _startup
+from sqla_poolguard import Guard, GuardedPool, _startup, snapshot
 
 pytestmark = pytest.mark.postgres
 
@@ -134,6 +136,36 @@ async def test_a_question_that_is_cut_off_costs_nothing(newest, lines, monkeypat
     await db.dispose()
 
 
+@pytest.mark.parametrize("answer", [600, 0.01], ids=["asking", "giving_up"])
+@pytest.mark.parametrize("disposed", [True, False])
+def test_the_loop_ends_while_it_asks(disposed, answer, newest, monkeypatch):
+    """The connection is closed before the loop is, also where the driver is asking the server to leave off, and gets no answer."""
+    gives_up = threading.Event()
+
+    async def stalled(**_):
+        gives_up.set()
+        await asyncio.sleep(600)
+
+    monkeypatch.setattr(_startup, "_SQL", "SELECT pg_sleep(600)")
+    monkeypatch.setattr(_startup, "_ANSWER", answer)
+    monkeypatch.setattr(connect_utils, "_cancel", stalled)
+    db = create_async_engine(
+        as_app(newest), poolclass=GuardedPool, pool_size=1, max_overflow=1, guard=Guard(name=f"o9-{disposed}-{answer}")
+    )
+    drivers = []
+
+    async def job():
+        async with db.connect() as connection:
+            drivers.append((await connection.get_raw_connection()).driver_connection)
+        await until(lambda: db.pool.checkedin() == 0 and (answer > 1 or gives_up.is_set() or drivers[0].is_closed()))
+        if disposed:
+            await db.dispose()
+
+    asyncio.run(job())
+    assert drivers.pop().is_closed()
+    assert snapshot(db).idle == snapshot(db).used == 0
+
+
 async def test_cancelled_before_it_begins_it_loses_no_slot(newest, monkeypatch):
     """The loop may end at any moment."""
     db = create_async_engine(as_app(newest), poolclass=GuardedPool, pool_size=1, max_overflow=0, guard=Guard(name="o6"))
@@ -171,7 +203,7 @@ def test_the_next_loop_says_what_the_first_had_no_time_for(newest, lines, monkey
 PROGRAM = """
 import asyncio, logging, os, sys
 from sqlalchemy.ext.asyncio import create_async_engine
-from sqla_poolguard import Guard, GuardedPool, _startup
+from sqla_poolguard import Guard, GuardedPool, _startup, snapshot
 _startup._FIRST, _startup._QUIET = 0.05, 0.02
 logging.basicConfig(level="INFO", format="%(message)s", stream=sys.stdout)
 
