@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, Generic, TypeVar
 
 from sqla_poolguard._testing.watching import ConnectionWatch
@@ -12,16 +13,18 @@ __all__ = ["max_concurrent", "no_leaks", "released_before_response"]
 _T = TypeVar("_T")
 
 
-class _Block(Generic[_T]):
+class _Block(ABC, Generic[_T]):
     """A block that is watched, of either kind; a failure of its own is not covered up."""
 
     _watch: ConnectionWatch
 
+    @abstractmethod
     def _begin(self) -> _T:
-        raise NotImplementedError
+        """Give what the block is to work with."""
 
+    @abstractmethod
     def _check(self) -> None:
-        raise NotImplementedError
+        """Assert, at its end."""
 
     def __enter__(self) -> _T:
         self._watch.__enter__()
