@@ -109,6 +109,8 @@ class ForbiddenCalls:
 
     def leave(self) -> None:
         """Leave."""
+        if not self._is_on:
+            return
         while self._ends:
             self._ends.pop()()
         self._step_aside()

@@ -17,9 +17,8 @@ from sqla_poolguard._testing.keeping import is_made_by, keeper_of
 from sqla_poolguard._testing.tasks import is_runner, quiesce
 
 if TYPE_CHECKING:
-    import weakref
     from asyncio import AbstractEventLoop, Task
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from sqla_poolguard._testing.faults import Fault
     from sqla_poolguard._testing.policy import Policy
@@ -60,7 +59,7 @@ def nested(stay: Stay, out: Iterable[Stay], policy: Policy) -> Iterable[Fault]:
         yield fault_of(FaultKind.NESTED, stay, detail=detail)
 
 
-def suspect_tasks(owner: Owner, policy: Policy, earlier: weakref.WeakSet[Task[Any]]) -> None:
+def suspect_tasks(owner: Owner, policy: Policy, earlier: Collection[Task[Any]]) -> None:
     """
     Look at what tasks of the test hold when its code has ended, before its fixtures do: with its loop they will be gone.
 
@@ -137,7 +136,7 @@ def _out(owner: Owner) -> list[Stay]:
     return [stay for stay in tuple(owner.stays) if stay.is_out and not stay.is_told]
 
 
-def _is_in_background(stay: Stay, earlier: weakref.WeakSet[Task[Any]]) -> bool:
+def _is_in_background(stay: Stay, earlier: Collection[Task[Any]]) -> bool:
     holder = stay.holder if stay.is_out and not stay.is_told else None
     return holder is not None and holder not in earlier and not is_runner(holder)
 

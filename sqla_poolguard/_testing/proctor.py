@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -19,13 +18,13 @@ from sqla_poolguard._testing.judgement import is_worth_keeping, judge_end, neste
 from sqla_poolguard._testing.late import PROPERTY, TITLE, tell_earlier_tests
 from sqla_poolguard._testing.policy import PoolguardWarning
 from sqla_poolguard._testing.stays import Owner
-from sqla_poolguard._testing.tasks import living_tasks, mark_left_over
+from sqla_poolguard._testing.tasks import mark_left_over, tasks_till_now
 from sqla_poolguard._testing.wide import WideFixtures
 from sqla_poolguard._testing.witness import Witness
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Task
-    from collections.abc import Callable, Generator, Iterable
+    from collections.abc import Callable, Collection, Generator, Iterable
 
     from sqla_poolguard._facts import Site
     from sqla_poolguard._testing.faults import Fault
@@ -135,7 +134,7 @@ class Proctor:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
         """Judge the tasks of a test when its code has ended: its event loop may end with its fixtures."""
-        earlier = weakref.WeakSet(living_tasks())
+        earlier = tasks_till_now()
         self._forbidden.enter()
         try:
             try:
@@ -164,12 +163,11 @@ class Proctor:
         self._end(item)
         return result
 
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
-        """Note whether a test has failed by itself, expectedly or not."""
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+        """Note whether a test has failed by itself, expectedly or not; somebody else makes the report."""
         if self._item is item and call.excinfo is not None and not call.excinfo.errisinstance(pytest.skip.Exception):
             self.owner.has_failed = True
-        return (yield)
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, Any, Any]:
@@ -198,8 +196,8 @@ class Proctor:
         if marker is not None:
             self.policy = self._base.with_marker(marker.args, marker.kwargs)
 
-    def _suspect(self, item: pytest.Item, earlier: weakref.WeakSet[Task[Any]]) -> None:
-        if self._item is item:
+    def _suspect(self, item: pytest.Item, earlier: Collection[Task[Any]]) -> None:
+        if self._item is item and self.owner.stays:
             for stay in tuple(self.owner.stays):
                 stay.stop_counting()
             self._in_time(self.policy, partial(suspect_tasks, self.owner, earlier=earlier))
@@ -219,8 +217,10 @@ class Proctor:
         owner = self.owner
         try:
             self._faults += self._in_time(self.policy, partial(judge_end, owner, fixtures=self.fixtures.living))
-            self._faults += self._judge_wide(self.policy)
-            self._faults = tell_earlier_tests(self._faults, item.session, self._tally, self._base.mode, now=item.nodeid)
+            if self.fixtures.over:
+                self._faults += self._judge_wide(self.policy)
+            if self._faults:
+                self._faults = tell_earlier_tests(self._faults, item.session, self._tally, self._base.mode, now=item.nodeid)
         finally:
             self._item, self.witness.owner = None, Owner(_RUN)
             mark_left_over(self.witness.left_over, owner)
@@ -238,8 +238,8 @@ class Proctor:
 
     def _judge_late(self, session: pytest.Session) -> None:
         """Judge the fixtures that have ended in no test's teardown: in the next one's setup, with their parameter, or with the run."""
-        faults = self._judge_wide(self._base, is_late=True)
-        for fault in tell_earlier_tests(faults, session, self._tally, self._base.mode):
+        faults = self._judge_wide(self._base, is_late=True) if self.fixtures.over else []
+        for fault in tell_earlier_tests(faults, session, self._tally, self._base.mode) if faults else ():
             self._tally.add(fault, fault.test or _RUN)
 
     def _verify_calls(self, session: pytest.Session) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import weakref
 from asyncio import sleep, tasks
 from asyncio.events import _get_running_loop
 from time import monotonic
@@ -15,13 +16,12 @@ from sqla_poolguard._awaits import chain_of, context_of
 from sqla_poolguard._testing.witness import lineage
 
 if TYPE_CHECKING:
-    import weakref
     from asyncio import AbstractEventLoop, Task
     from collections.abc import Collection, Iterable
 
     from sqla_poolguard._testing.stays import Owner, Stay
 
-__all__ = ["is_runner", "living_tasks", "mark_left_over", "quiesce", "until_back"]
+__all__ = ["is_runner", "living_tasks", "mark_left_over", "quiesce", "tasks_till_now", "until_back"]
 
 _REGISTERS: Final = ("_scheduled_tasks", "_eager_tasks", "_all_tasks")
 """Where asyncio keeps all tasks; which of them there are depends on the version of Python."""
@@ -49,6 +49,11 @@ def living_tasks() -> list[Task[Any]]:
     if not found:
         return []
     return [task for task in found.values() if not task.done() and not task.get_loop().is_closed() and not is_runner(task)]
+
+
+def tasks_till_now() -> Collection[Task[Any]]:
+    """Remember those, as long as somebody else does."""
+    return weakref.WeakSet(found) if (found := living_tasks()) else ()
 
 
 def _listed(register: Iterable[Task[Any]]) -> list[Task[Any]]:

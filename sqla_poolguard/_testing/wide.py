@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqla_poolguard._testing.keeping import living_sessions, place_of
 from sqla_poolguard._testing.stays import Owner
-from sqla_poolguard._testing.tasks import living_tasks, mark_left_over
+from sqla_poolguard._testing.tasks import mark_left_over, tasks_till_now
 
 if TYPE_CHECKING:
     from asyncio import Task
@@ -63,7 +63,7 @@ class WideFixtures:
             return
         owner = self._adopt(fixture, request)
         witness.owner, witness.fixture = owner, None
-        self._setups.append(_Setup(owner, before, living_sessions().keys(), weakref.WeakSet(living_tasks())))
+        self._setups.append(_Setup(owner, before, living_sessions().keys(), tasks_till_now()))
 
     def end(self) -> None:
         """Note that the setup that began last is over."""
