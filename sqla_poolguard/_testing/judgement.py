@@ -14,7 +14,7 @@ from sqla_poolguard._reach import keepers
 from sqla_poolguard._sight import declared, option_of
 from sqla_poolguard._testing.faults import FaultKind, fault_of
 from sqla_poolguard._testing.keeping import is_made_by, keeper_of
-from sqla_poolguard._testing.tasks import is_runner, quiesce
+from sqla_poolguard._testing.tasks import is_runner, let_ask, quiesce
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Task
@@ -52,11 +52,17 @@ def nested(stay: Stay, out: Iterable[Stay], policy: Policy) -> Iterable[Fault]:
     most = policy.max_nesting
     if most is None or stay.task is None or policy.allow_hold is not None:
         return
-    own = [other for other in out if other.pool == stay.pool and other.task == stay.task]
+    own = [other for other in out if _is_beside(other, stay)]
     if len(own) > most:
         others = ", ".join(str(other.site) for other in own if other is not stay)
         detail = f"it had {len(own) - 1} already, checked out at {others}; poolguard_max_nesting is {most}"
         yield fault_of(FaultKind.NESTED, stay, detail=detail)
+
+
+def _is_beside(other: Stay, stay: Stay) -> bool:
+    """Tell whether the same test, or the same fixture, has both; a framework may run them all in one task."""
+    is_same = other.owner is stay.owner and other.fixture == stay.fixture
+    return is_same and other.pool == stay.pool and other.task == stay.task
 
 
 def suspect_tasks(owner: Owner, policy: Policy, earlier: Collection[Task[Any]]) -> None:
@@ -70,6 +76,7 @@ def suspect_tasks(owner: Owner, policy: Policy, earlier: Collection[Task[Any]]) 
         policy: what is demanded of it.
         earlier: tasks that are a fixture's, or were left over.
     """
+    let_ask(earlier, policy.quiesce)
     held = [stay for stay in tuple(owner.stays) if _is_in_background(stay, earlier) and not _is_declared(stay, policy)]
     if held:
         quiesce(held, policy.quiesce)

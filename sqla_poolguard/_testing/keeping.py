@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["is_made_by", "keeper_of", "living_sessions", "place_of", "roots_of"]
 
-_MOST_REACHED: Final = 100_000
+_MOST_REACHED: Final = 1_000_000
+"""Objects to look through, some seconds at most, and only where something is out."""
 _CLOSED: Final = (ModuleType, CodeType, BuiltinFunctionType, FrameType, AbstractEventLoop, Future, type)
 """What is not gone through: everything leads to everything through it."""
 _RUNNING: Final = (GeneratorType, AsyncGeneratorType, CoroutineType)
@@ -119,7 +120,7 @@ def _closure_of(function: Any) -> Iterable[Any]:
 
 
 def _lead_to(roots: list[Any], wanted: set[int]) -> bool:
-    """Tell whether objects lead to one of others, by their ids, however indirectly; what is too much to look through does not."""
+    """Tell whether objects lead to one of others, by their ids, however indirectly; what is too much to look through may: its fixture's end will tell."""
     seen: set[int] = set()
     level = roots
     while level:
@@ -128,7 +129,7 @@ def _lead_to(roots: list[Any], wanted: set[int]) -> bool:
             return True
         seen.update(new)
         if len(seen) > _MOST_REACHED:
-            return False
+            return True
         level = []
         for value in new.values():
             if type(value) is FunctionType:  # not its module

@@ -16,9 +16,9 @@ from sqla_poolguard._testing.following import follow
 from sqla_poolguard._testing.forbidding import ForbiddenCalls
 from sqla_poolguard._testing.judgement import is_worth_keeping, judge_end, nested, suspect_rest, suspect_tasks
 from sqla_poolguard._testing.late import PROPERTY, TITLE, tell_earlier_tests
+from sqla_poolguard._testing.left_over import tasks_till_now
 from sqla_poolguard._testing.policy import PoolguardWarning
 from sqla_poolguard._testing.stays import Owner
-from sqla_poolguard._testing.tasks import mark_left_over, tasks_till_now
 from sqla_poolguard._testing.wide import WideFixtures
 from sqla_poolguard._testing.witness import Witness
 
@@ -190,6 +190,7 @@ class Proctor:
         self._item, self.witness.owner, self.witness.fixture = item, owner, None
         self._faults, self._has_leaked, self._limit = [], False, ""
         self.policy = self._base
+        self.witness.left_over.pass_threads()
 
     def _apply_marker(self, item: pytest.Item) -> None:
         marker = item.get_closest_marker("poolguard")
@@ -197,7 +198,7 @@ class Proctor:
             self.policy = self._base.with_marker(marker.args, marker.kwargs)
 
     def _suspect(self, item: pytest.Item, earlier: Collection[Task[Any]]) -> None:
-        if self._item is item and self.owner.stays:
+        if self._item is item:
             for stay in tuple(self.owner.stays):
                 stay.stop_counting()
             self._in_time(self.policy, partial(suspect_tasks, self.owner, earlier=earlier))
@@ -223,7 +224,8 @@ class Proctor:
                 self._faults = tell_earlier_tests(self._faults, item.session, self._tally, self._base.mode, now=item.nodeid)
         finally:
             self._item, self.witness.owner = None, Owner(_RUN)
-            mark_left_over(self.witness.left_over, owner)
+            self.witness.left_over.mark(owner)
+            self.witness.left_over.mark_threads(owner)
             self._tally.add_rest(owner, has_ledger=self.policy.ledger)
         self._tell(item, "teardown", owner)
 
@@ -263,7 +265,7 @@ class Proctor:
         """Give the connections with which no forbidden call may be made."""
         if self.policy.allow_hold is not None:
             return []
-        return [stay for stay in self.witness.now_out() if not stay.is_fixtures]
+        return [stay for stay in self.witness.now_out() if stay.owner is self.owner and not stay.is_fixtures]
 
     def _tell_call(self, stay: Stay, at: Site, call: str) -> bool:
         """Note a forbidden call: whoever makes it may swallow what it raises."""

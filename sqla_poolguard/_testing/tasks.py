@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
-import weakref
 from asyncio import sleep, tasks
 from asyncio.events import _get_running_loop
 from time import monotonic
 from time import sleep as sleep_in_thread
 from typing import TYPE_CHECKING, Any, Final
 
-from sqla_poolguard._awaits import chain_of, context_of
-from sqla_poolguard._testing.witness import lineage
+from sqla_poolguard._naming import ledgers
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Task
-    from collections.abc import Collection, Iterable
+    from collections.abc import Callable, Collection, Coroutine, Iterable
 
-    from sqla_poolguard._testing.stays import Owner, Stay
+    from sqla_poolguard._testing.stays import Stay
 
-__all__ = ["is_runner", "living_tasks", "mark_left_over", "quiesce", "tasks_till_now", "until_back"]
+__all__ = ["is_runner", "let_ask", "living_tasks", "quiesce", "unfinished_tasks", "until_back"]
 
 _REGISTERS: Final = ("_scheduled_tasks", "_eager_tasks", "_all_tasks")
 """Where asyncio keeps all tasks; which of them there are depends on the version of Python."""
@@ -30,8 +27,8 @@ _RUNNERS: Final = frozenset({"TestRunner._run_tests_and_fixtures"})
 _TURNS: Final = 10
 """Turns of its loop that a connection has to come back in when no task is left that could bring it."""
 _LONGEST_PAUSE: Final = 0.01
-_PATIENCE: Final = 0.1
-"""Seconds to wait, at most, for a loop in another thread that may be blocked."""
+_CLOCK: Final = (monotonic,)
+"""Within a tuple: libraries that stop the time for a test replace every module's attribute."""
 
 
 def is_runner(task: Task[Any]) -> bool:
@@ -39,21 +36,19 @@ def is_runner(task: Task[Any]) -> bool:
     return getattr(task.get_coro(), "__qualname__", "") in _RUNNERS
 
 
-def living_tasks() -> list[Task[Any]]:
-    """Give all tasks that have not finished, but those in which a framework runs the tests."""
+def unfinished_tasks() -> list[Task[Any]]:
+    """Give all tasks that have not finished."""
     found: dict[int, Task[Any]] = {}
     for register in _REGISTERS:
         known = getattr(tasks, register, None)
         if known:
-            found.update((id(task), task) for task in _listed(known))
-    if not found:
-        return []
-    return [task for task in found.values() if not task.done() and not task.get_loop().is_closed() and not is_runner(task)]
+            found.update((id(task), task) for task in _listed(known) if not task.done())
+    return list(found.values()) if found else []
 
 
-def tasks_till_now() -> Collection[Task[Any]]:
-    """Remember those, as long as somebody else does."""
-    return weakref.WeakSet(found) if (found := living_tasks()) else ()
+def living_tasks() -> list[Task[Any]]:
+    """Give those that can still do something, but not those in which a framework runs the tests."""
+    return [task for task in unfinished_tasks() if not task.get_loop().is_closed() and not is_runner(task)]
 
 
 def _listed(register: Iterable[Task[Any]]) -> list[Task[Any]]:
@@ -62,52 +57,6 @@ def _listed(register: Iterable[Task[Any]]) -> list[Task[Any]]:
             return list(register)
         except RuntimeError:  # another thread has made a task meanwhile
             continue
-
-
-def mark_left_over(known: weakref.WeakKeyDictionary[Task[Any], Owner], owner: Owner, others: Collection[Task[Any]] = ()) -> None:
-    """
-    Note, in the context of every task that is left over, whose it is; the tasks that it begins inherit that.
-
-    A loop that runs in another thread does it by itself, in between two steps: the contexts may be entered at this moment.
-
-    Args:
-        known: tasks that somebody else has left over before; the new ones are added.
-        owner: who has left these.
-        others: tasks that it has not begun.
-    """
-    elsewhere: dict[AbstractEventLoop, list[Task[Any]]] = {}
-    for task in living_tasks():
-        if task in known or task in others:
-            continue
-        known[task] = owner
-        loop = task.get_loop()
-        if loop.is_running():
-            elsewhere.setdefault(loop, []).append(task)
-        else:
-            _mark(task, owner)
-    for loop, theirs in elsewhere.items():
-        if loop is not _get_running_loop():
-            _mark_in_thread(loop, theirs, owner)
-
-
-def _mark(task: Task[Any], owner: Owner) -> None:
-    context = context_of(chain_of(task))
-    if context is not None:
-        with contextlib.suppress(RuntimeError):  # it is entered
-            context.run(lineage.set, owner)
-
-
-def _mark_in_thread(loop: AbstractEventLoop, theirs: list[Task[Any]], owner: Owner) -> None:
-    done = threading.Event()
-
-    def mark() -> None:
-        for task in theirs:
-            _mark(task, owner)
-        done.set()
-
-    with contextlib.suppress(RuntimeError):  # it has been closed meanwhile
-        loop.call_soon_threadsafe(mark)
-        done.wait(_PATIENCE)
 
 
 def quiesce(stays: Iterable[Stay], seconds: float) -> None:
@@ -126,14 +75,32 @@ def quiesce(stays: Iterable[Stay], seconds: float) -> None:
         if loop.is_closed() or _get_running_loop() is not None:
             continue
         if not loop.is_running():
-            _let_run(loop, out, seconds)
+            _let_run(loop, until_back(out, seconds))
         if loop.is_running():  # in another thread
             _wait_for_thread(out, seconds)
 
 
-def _let_run(loop: AbstractEventLoop, stays: list[Stay], seconds: float) -> None:
+def let_ask(earlier: Collection[Task[Any]], seconds: float) -> None:
+    """
+    Let tasks get the connections that they are asking for.
+
+    Args:
+        earlier: tasks that are not meant.
+        seconds: how long, at most, for each event loop.
+    """
+    if _get_running_loop() is not None:
+        return
+    for loop in {task.get_loop() for task in living_tasks() if task not in earlier}:
+        if not loop.is_running() and _is_anybody_asking():
+            _let_run(loop, _until(lambda: not _is_anybody_asking(), seconds))
+
+
+def _is_anybody_asking() -> bool:
+    return any(ledger.waiting > 0 for ledger in ledgers())
+
+
+def _let_run(loop: AbstractEventLoop, waiting: Coroutine[Any, Any, None]) -> None:
     """Let a loop run, unless somebody stops it, or another thread has begun to run it; what else comes out is not of the loop."""
-    waiting = until_back(stays, seconds)
     try:
         with contextlib.suppress(RuntimeError):
             loop.run_until_complete(waiting)
@@ -148,8 +115,8 @@ def _let_run(loop: AbstractEventLoop, stays: list[Stay], seconds: float) -> None
 
 
 def _wait_for_thread(stays: list[Stay], seconds: float) -> None:
-    until = monotonic() + seconds
-    while any(stay.is_out for stay in stays) and monotonic() < until:
+    until = _CLOCK[0]() + seconds
+    while any(stay.is_out for stay in stays) and _CLOCK[0]() < until:
         sleep_in_thread(_LONGEST_PAUSE)
 
 
@@ -161,13 +128,19 @@ async def until_back(stays: list[Stay], seconds: float) -> None:
         stays: what is out.
         seconds: how long, at most.
     """
+    await _until(lambda: not any(stay.is_out for stay in stays), seconds)
+
+
+async def _until(is_done: Callable[[], bool], seconds: float) -> None:
+    """Let the loop run; it is not asked to wake anybody up after a pause, since its clock may have been stopped for the test."""
     own, loop = asyncio.current_task(), asyncio.get_running_loop()
-    until, pause, turns = monotonic() + seconds, 0.0, 0
-    while any(stay.is_out for stay in stays) and monotonic() < until:
+    until, pause, turns = _CLOCK[0]() + seconds, 0.0, 0
+    while not is_done() and _CLOCK[0]() < until:
         others = [task for task in living_tasks() if task is not own and task.get_loop() is loop]
         turns += 1
         if not others and turns > _TURNS:
             return
-        await sleep(pause)
+        await sleep(0)
         if turns > _TURNS:
             pause = min(pause + 0.001, _LONGEST_PAUSE)
+            sleep_in_thread(pause)  # noqa: ASYNC251 - see above

@@ -6,11 +6,10 @@ import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqla_poolguard._testing.keeping import living_sessions, place_of
+from sqla_poolguard._testing.left_over import Standing
 from sqla_poolguard._testing.stays import Owner
-from sqla_poolguard._testing.tasks import mark_left_over, tasks_till_now
 
 if TYPE_CHECKING:
-    from asyncio import Task
     from collections.abc import Collection, Iterable
 
     import pytest
@@ -32,8 +31,9 @@ class _Setup(NamedTuple):
     """What the witness has noted of whoever has asked for it."""
     sessions: Collection[Any]
     """Keys of the sessions that others have made."""
-    tasks: Collection[Task[Any]]
-    """Tasks that others have begun."""
+    standing: Standing
+    """What others have begun."""
+    fixture: pytest.FixtureDef[Any] | None = None
 
 
 class WideFixtures:
@@ -59,11 +59,11 @@ class WideFixtures:
         before = witness.owner, witness.fixture
         if fixture.scope == "function":
             witness.fixture = fixture.argname
-            self._setups.append(_Setup(None, before, (), ()))
+            self._setups.append(_Setup(None, before, (), Standing()))
             return
         owner = self._adopt(fixture, request)
         witness.owner, witness.fixture = owner, None
-        self._setups.append(_Setup(owner, before, living_sessions().keys(), tasks_till_now()))
+        self._setups.append(_Setup(owner, before, living_sessions().keys(), witness.left_over.standing(), fixture))
 
     def end(self) -> None:
         """Note that the setup that began last is over."""
@@ -71,7 +71,9 @@ class WideFixtures:
         if setup.owner is not None:
             made = (session for key, session in living_sessions().items() if key not in setup.sessions)
             setup.owner.sessions = weakref.WeakSet(made)
-            mark_left_over(self._witness.left_over, setup.owner, setup.tasks)
+            self._note_loop(setup.fixture)
+            self._witness.left_over.mark(setup.owner, setup.standing)
+            self._witness.left_over.pass_threads()
         self._witness.owner, self._witness.fixture = setup.before
 
     def finish(self, fixture: pytest.FixtureDef[Any]) -> None:
@@ -92,9 +94,16 @@ class WideFixtures:
         for fixture in done:
             if fixture.cached_result is not None:
                 self._adopt(fixture, item)
+                self._note_loop(fixture)
         for fixture, request in begun:
             self.begin(fixture, request)
-            self._setups[-1] = self._setups[-1]._replace(tasks=())  # they began, as far as anybody knows, since its setup did
+            self._setups[-1] = self._setups[-1]._replace(
+                standing=Standing()
+            )  # it began, as far as anybody knows, since its setup did
+
+    def _note_loop(self, fixture: pytest.FixtureDef[Any] | None) -> None:
+        if fixture is not None and fixture.cached_result is not None:
+            self._witness.left_over.add_loop(of=fixture.cached_result[0])
 
     def _adopt(self, fixture: pytest.FixtureDef[Any], asked_by: Any) -> Owner:
         owner = self.living[fixture] = Owner(self._witness.owner.name, fixture.argname, fixture.scope)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-import weakref
 from asyncio import BaseEventLoop
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
 from greenlet import getcurrent
@@ -15,9 +13,11 @@ from sqla_poolguard._awaits import Hop
 from sqla_poolguard._callsite import capture, is_application
 from sqla_poolguard._facts import Ending
 from sqla_poolguard._pool import GuardedPool
+from sqla_poolguard._testing.left_over import LeftOver
 from sqla_poolguard._testing.stays import Stay
 
 if TYPE_CHECKING:
+    import weakref
     from asyncio import Task
     from collections.abc import Callable
 
@@ -25,12 +25,9 @@ if TYPE_CHECKING:
     from sqla_poolguard._record import GuardedRecord
     from sqla_poolguard._testing.stays import Owner
 
-__all__ = ["Witness", "lineage"]
+__all__ = ["Witness"]
 
 _log: Final = logging.getLogger("sqla_poolguard")
-
-lineage: Final[ContextVar[Owner | None]] = ContextVar("sqla_poolguard_lineage", default=None)
-"""Whose task this is, in tasks that were left over by a test, and in those that these begin."""
 
 _witnesses: Final[list[Witness]] = []
 _stack: Final = capture("stack")
@@ -50,7 +47,7 @@ class Witness:
 
         Args:
             owner: who owns what is checked out from now on.
-            by_lineage: whether tasks that were left over go on to own what they check out.
+            by_lineage: whether what was left over goes on to be its owner's.
             is_kept: tells of a lease that has ended whether its owner keeps it; the garbage collector may call.
         """
         self.owner = owner
@@ -58,8 +55,7 @@ class Witness:
         self._is_kept = is_kept
         self.fixture: str | None = None
         """The fixture that is being set up."""
-        self.left_over: weakref.WeakKeyDictionary[Task[Any], Owner] = weakref.WeakKeyDictionary()
-        """Tasks that outlived their test, and whose they are."""
+        self.left_over = LeftOver()
         self.out: dict[GuardedRecord, Stay] = {}
         self.on_grant: list[Callable[[Stay], None]] = []
         """Called for every checkout, in the task that checks out."""
@@ -88,12 +84,7 @@ class Witness:
 
     def granted(self, record: GuardedRecord, place: Any) -> None:
         """Note a checkout."""
-        owner = lineage.get() if self._by_lineage else None
-        if owner is None and self.left_over and record.lease.task is not None:
-            owner = self.left_over.get(record.lease.task())  # type: ignore[arg-type] # it runs: it lives
-            lineage.set(owner)  # Python 3.11 does not always tell a task's context from outside
-        if owner is None:
-            owner = self.owner
+        owner = (self.left_over.owner_of(record.lease.task) if self._by_lineage else None) or self.owner
         stay = self.out[record] = Stay(record, place, owner, self.fixture)
         owner.stays[stay] = None
         for tell in self.on_grant:

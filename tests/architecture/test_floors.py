@@ -143,6 +143,7 @@ FLOORS = {
     "_testing.judgement": DOORS,
     "_testing.keeping": DOORS,
     "_testing.late": DOORS,
+    "_testing.left_over": DOORS,
     "_testing.policy": DOORS,
     "_testing.proctor": DOORS,
     "_testing.replacing": DOORS,

@@ -1,0 +1,166 @@
+"""
+Whose is what outlives a test: tasks, timers, threads. What they check out later, and what they begin, is the same test's.
+
+Tasks and timers are marked in their own contexts, which those inherit that they begin.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import weakref
+from asyncio.events import _get_running_loop
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from sqla_poolguard._awaits import chain_of, context_of
+from sqla_poolguard._testing.tasks import living_tasks, unfinished_tasks
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop, Handle, Task
+    from collections.abc import Collection
+    from threading import Thread
+
+    from sqla_poolguard._testing.stays import Owner
+
+__all__ = ["LeftOver", "Standing", "tasks_till_now"]
+
+_PATIENCE: Final = 0.1
+"""Seconds to wait, at most, for a loop in another thread that may be blocked."""
+_POOLED: Final = frozenset({"concurrent", "anyio"})
+"""Whose threads work for everybody."""
+
+_lineage: Final[ContextVar[Owner | None]] = ContextVar("sqla_poolguard_lineage", default=None)
+"""Whose task or timer this is, in those that were left over, and in what these begin."""
+
+
+class Standing(NamedTuple):
+    """What there was at some time."""
+
+    tasks: Collection[Task[Any]] = ()
+    timers: Collection[Handle] = ()
+
+
+def tasks_till_now() -> Collection[Task[Any]]:
+    """Remember the tasks that there are, as long as somebody else does."""
+    return weakref.WeakSet(found) if (found := living_tasks()) else ()
+
+
+class LeftOver:
+    """What was left over in a run, and by whom."""
+
+    def __init__(self) -> None:
+        self._tasks: weakref.WeakKeyDictionary[Task[Any], Owner] = weakref.WeakKeyDictionary()
+        self._loops: weakref.WeakSet[AbstractEventLoop] = weakref.WeakSet()
+        """Event loops that outlive a test."""
+        self._threads: weakref.WeakKeyDictionary[Thread, Owner | None] = weakref.WeakKeyDictionary()
+        """Threads that there were before the test that runs, and who has left them over; None: what they do, they do for every test."""
+        self._has_threads = False
+        """Whether anybody has."""
+
+    def owner_of(self, task: weakref.ref[Task[Any]] | None) -> Owner | None:
+        """Tell whose is what is done now; None if it is nothing that was left over. Called for each checkout, where it is made."""
+        owner = _lineage.get()
+        if owner is None and self._tasks and task is not None:
+            owner = self._tasks.get(task())  # type: ignore[arg-type] # it runs: it lives
+            _lineage.set(owner)  # Python 3.11 does not always tell a task's context from outside
+        if owner is None and self._has_threads:
+            owner = self._threads.get(threading.current_thread())
+        return owner
+
+    def standing(self) -> Standing:
+        """Look at what there is, and that somebody has begun before."""
+        return Standing(tasks_till_now(), weakref.WeakSet(self._timers()))
+
+    def add_loop(self, of: object) -> None:
+        """Note an event loop that outlives a test, if a fixture's value is one or runs one."""
+        loop = of.get_loop() if isinstance(of, asyncio.Runner) else of
+        if isinstance(loop, asyncio.AbstractEventLoop):
+            self._loops.add(loop)
+
+    def pass_threads(self) -> None:
+        """Note that the threads that there are were not begun by the test that begins now."""
+        for thread in threading.enumerate():
+            self._threads.setdefault(thread, None)
+
+    def mark(self, owner: Owner, before: Standing = Standing()) -> None:  # noqa: B008 - a tuple
+        """
+        Note whose are the tasks and timers of which it is not known yet.
+
+        Args:
+            owner: who has left these.
+            before: what was begun by others.
+        """
+        self._mark_tasks(owner, before.tasks)
+        for timer in self._timers():
+            if timer not in before.timers:
+                _mark_timer(timer, owner)
+
+    def mark_threads(self, owner: Owner) -> None:
+        """Note whose are the threads that have begun since `pass_threads`; those of a pool work for others too."""
+        for thread in threading.enumerate():
+            if thread not in self._threads:
+                works_for = _module(getattr(thread, "_target", None)), _module(type(thread))
+                self._threads[thread] = None if _POOLED.intersection(works_for) else owner
+                self._has_threads = self._has_threads or self._threads[thread] is not None
+
+    def _mark_tasks(self, owner: Owner, others: Collection[Task[Any]]) -> None:
+        """A loop that runs in another thread does it by itself, in between two steps: the contexts may be entered at this moment."""
+        elsewhere: dict[AbstractEventLoop, list[Task[Any]]] = {}
+        for task in living_tasks():
+            if task in self._tasks or task in others:
+                continue
+            self._tasks[task] = owner
+            loop = task.get_loop()
+            if loop.is_running():
+                elsewhere.setdefault(loop, []).append(task)
+            else:
+                _mark_task(task, owner)
+        for loop, theirs in elsewhere.items():
+            if loop is not _get_running_loop():
+                _mark_in_thread(loop, theirs, owner)
+
+    def _timers(self) -> list[Handle]:
+        """Give what the loops are going to call, but the steps of tasks; of asyncio's own loops, since others do not tell."""
+        self._loops.update(task.get_loop() for task in unfinished_tasks())
+        found: list[Handle] = []
+        for loop in tuple(self._loops):
+            found += getattr(loop, "_scheduled", ())
+            found += getattr(loop, "_ready", ())
+        return [timer for timer in found if not isinstance(getattr(_callback(timer), "__self__", None), asyncio.Future)]
+
+
+def _module(value: Any) -> str:
+    return str(getattr(value, "__module__", "")).partition(".")[0]
+
+
+def _callback(timer: Any) -> Any:
+    return timer._callback
+
+
+def _mark_timer(timer: Handle, owner: Owner) -> None:
+    context = getattr(timer, "_context", None)
+    if context is not None and context.get(_lineage) is None:
+        with contextlib.suppress(RuntimeError):  # it is entered
+            context.run(_lineage.set, owner)
+
+
+def _mark_task(task: Task[Any], owner: Owner) -> None:
+    context = context_of(chain_of(task))
+    if context is not None:
+        with contextlib.suppress(RuntimeError):  # it is entered
+            context.run(_lineage.set, owner)
+
+
+def _mark_in_thread(loop: AbstractEventLoop, theirs: list[Task[Any]], owner: Owner) -> None:
+    done = threading.Event()
+
+    def mark() -> None:
+        for task in theirs:
+            _mark_task(task, owner)
+        done.set()
+
+    with contextlib.suppress(RuntimeError):  # it has been closed meanwhile
+        loop.call_soon_threadsafe(mark)
+        done.wait(_PATIENCE)
