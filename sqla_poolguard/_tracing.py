@@ -48,6 +48,10 @@ class Tracing:
     worth_seeing: float = math.inf
     """Seconds from which a wait that ended well is to be told."""
 
+    def is_drawing(self) -> bool:
+        """Tell whether anything would be drawn just now, so that nobody has to find out what for; asked on the way through the queue."""
+        return False
+
     def here(self) -> Any:
         """Tell where in a trace the running code is."""
         return None

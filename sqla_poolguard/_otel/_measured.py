@@ -73,13 +73,18 @@ class Measured:
 
     # at once, in the context of the caller: who looks for an example finds its trace
 
+    @property
+    def is_awake(self) -> bool:
+        """Whether there is an SDK that measures."""
+        return not nobody_measures(self._metrics.wait_time)
+
     def created(self, seconds: float) -> None:
         """Record how long it took to open a connection."""
         self._metrics.create_time.record(seconds, self.attributes)
 
     def waited(self, seconds: float) -> None:
         """Record a long wait; its sample, which comes when the lease ends, will tell only the use time."""
-        if nobody_measures(self._metrics.wait_time):
+        if not self.is_awake:
             return
         self._metrics.wait_time.record(seconds, self.attributes)
         with self._early_lock:

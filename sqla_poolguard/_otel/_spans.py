@@ -12,7 +12,7 @@ from asyncio import CancelledError
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
-from opentelemetry.trace import Link, SpanKind, StatusCode, get_current_span
+from opentelemetry.trace import Link, NoOpTracer, SpanKind, StatusCode, get_current_span
 
 from sqla_poolguard._facts import Ending
 from sqla_poolguard._otel import _attributes as describe
@@ -63,6 +63,13 @@ class Spans:
         """
         self.tracer = tracer
         self.worth_seeing = worth_seeing
+        self._is_drawing = False
+
+    def is_drawing(self) -> bool:
+        """Tell whether there is an SDK behind the tracer: it may stand for one of a provider that is still to be set."""
+        if not self._is_drawing:
+            self._is_drawing = type(getattr(self.tracer, "_tracer", self.tracer)) is not NoOpTracer
+        return self._is_drawing
 
     def of_pool(self, totals: Totals) -> PoolSpans:
         """Give what draws for one pool, and counts there what it does not draw."""
@@ -87,6 +94,10 @@ class PoolSpans(Tracing):
         self._kept: deque[tuple[Hold, float, int]] = deque(maxlen=_KEPT)
         """What is still to be drawn: (hold, its end on the pool's clock, likewise in nanoseconds of the wall clock)."""
         self._failed = False
+
+    def is_drawing(self) -> bool:
+        """Tell whether there is an SDK that draws."""
+        return self._spans.is_drawing()
 
     def here(self) -> Spot | None:
         """Tell where in a trace the running code is; None if that is not recorded."""
@@ -133,7 +144,9 @@ class PoolSpans(Tracing):
         self._quota.forget()
 
     def _quietly(self, draw: Callable[..., Any], *arguments: Any) -> Any:
-        """Draw, and break nothing by it, nor fill the log."""
+        """Draw, if there is an SDK that does, and break nothing by it, nor fill the log."""
+        if not self._spans.is_drawing():
+            return None
         try:
             return draw(*arguments)
         except (Exception, CancelledError):  # noqa: BLE001 - whatever an SDK, or one of its processors, does
