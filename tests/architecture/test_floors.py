@@ -65,6 +65,7 @@ FLOORS = {
     "_otel._metrics": EFFECTS,
     "_otel._names": EFFECTS,
     "_otel._neighbours": EFFECTS,
+    "_otel._pace": EFFECTS,
     "_otel._providers": EFFECTS,
     "_otel._quota": EFFECTS,
     "_otel._spans": EFFECTS,
