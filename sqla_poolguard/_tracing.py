@@ -60,6 +60,10 @@ class Tracing:
         """Tell where in a trace a task is. It takes no lock."""
         return None
 
+    def is_open(self, spot: Any) -> bool:  # noqa: ARG002
+        """Tell whether what is recorded at a place goes on. It takes no lock."""
+        return False
+
     def waited(self, wait: Wait, course: Course, now: float) -> None:
         """Draw a wait that ended well, in the context of who waited."""
 

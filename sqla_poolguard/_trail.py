@@ -80,6 +80,8 @@ class Trail:
 
     def waited(self, lease: Lease, course: Course, now: float) -> None:
         """Tell of a request that got its connection, and not at once."""
+        if course.spot is not None and lease.granted_at is not None:
+            lease.spot = lease.granted_at, course.spot
         if lease.waited < self._told_from:
             return
         observers, is_drawn = self._reporter.observers, lease.waited >= self._tracing.worth_seeing and self._tracing.is_drawing()
@@ -135,7 +137,7 @@ class Trail:
         That is where it is given back, unless somebody else gives it back: the garbage collector, or the task of another trace.
         """
         streak = _streak_of(lease)
-        seen = (streak.spot if streak is not None else None) or self._tracing.spot_of(_task_of(lease))
+        seen = (streak.spot if streak is not None else None) or self._asked_at(lease) or self._tracing.spot_of(_task_of(lease))
         if is_lost:
             return seen
         here = self._tracing.here()
@@ -144,6 +146,12 @@ class Trail:
             return last
         held = self._clock() - lease.granted_at  # a step of the holder's may have a span of its own, say around its commit
         return next((spot for spot in (last, seen) if spot is not None and spot.since(held) is spot), last.since(held))
+
+    def _asked_at(self, lease: Lease) -> Any:
+        """Tell where in a trace a holder had waited in the queue, if that goes on: a span around its checkout alone is over by now."""
+        if lease.spot is None or lease.spot[0] != lease.granted_at or not self._tracing.is_open(lease.spot[1]):
+            return None
+        return lease.spot[1]
 
     def _blockers(self, most: int) -> list[tuple[Holder, Any]]:
         """Give those who have held the longest, and where in a trace they are."""

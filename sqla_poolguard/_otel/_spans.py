@@ -107,6 +107,10 @@ class PoolSpans(Tracing):
         """Tell where in a trace a task is; None if that is not recorded."""
         return self._quietly(spot_of, task)  # type: ignore[no-any-return]
 
+    def is_open(self, spot: Spot) -> bool:
+        """Tell whether the span at a place is still being recorded."""
+        return self._quietly(spot.open_span) is not None
+
     def waited(self, wait: Wait, course: Course, now: float) -> None:
         """Draw a wait that ended well."""
         self._quietly(self._waited, wait, course, now)
@@ -184,8 +188,10 @@ class PoolSpans(Tracing):
         # another's message may quote SQL and parameters
         span.set_status(StatusCode.ERROR, str(error).partition("\n")[0] if isinstance(error, CheckoutError) else None)
         span.end(end)
-        own = span.get_span_context()
-        for _, spot in found:
+        own, told = span.get_span_context(), [spot for _, spot in found]
+        if course is not None and course.giver is not None and course.in_queue:  # who was told that it had given
+            told.append(course.giver.spot)
+        for spot in told:
             self._tell(spot, describe.waiter(rejection.site, own, rejection.waited, str(reason)), own)
 
     def _draw(
@@ -214,7 +220,7 @@ class PoolSpans(Tracing):
         if giver.spot.open_span() is None or (suppressed := self._quota.take((names.BLOCKED_WAITER, site), giver.at)) is None:
             return
         context = spot.context if spot is not None else None
-        attributes = describe.waiter(site, context, waited, names.GRANTED)
+        attributes = describe.waiter(site, context, waited, names.HANDED_OVER)
         self._tell(giver.spot, attributes | describe.suppressed(suppressed), context)
 
     @staticmethod

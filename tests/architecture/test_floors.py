@@ -60,6 +60,7 @@ FLOORS = {
     "_observers": EFFECTS,
     "_otel": EFFECTS,
     "_otel._attributes": EFFECTS,
+    "_otel._code": EFFECTS,
     "_otel._instruments": EFFECTS,
     "_otel._measured": EFFECTS,
     "_otel._metrics": EFFECTS,
