@@ -47,7 +47,7 @@ class Reporter:
     """Speaks for one engine's pool, through all its generations."""
 
     def __init__(self, taken: Claim, ledger: Ledger, observers: Observers, tracing: Tracing) -> None:
-        self._claim, self.name, self.tracing = taken, taken.name, tracing
+        self._claim, self.name, self.tracing = taken, taken.name, tracing  # the name is taken as long as we have the claim
         self.ledger, self.observers = ledger, observers
         self.findings = Findings()
         self._late: deque[tuple[Listeners, object]] = deque()

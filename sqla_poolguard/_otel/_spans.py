@@ -97,7 +97,11 @@ class PoolSpans(Tracing):
 
     def is_drawing(self) -> bool:
         """Tell whether there is an SDK that draws."""
-        return self._spans.is_drawing()
+        try:
+            return self._spans.is_drawing()
+        except (Exception, CancelledError):  # noqa: BLE001 - it may have been asked for a tracer just now
+            self._fail()
+            return False
 
     def here(self) -> Spot | None:
         """Tell where in a trace the running code is; None if that is not recorded."""
@@ -149,15 +153,18 @@ class PoolSpans(Tracing):
 
     def _quietly(self, draw: Callable[..., Any], *arguments: Any) -> Any:
         """Draw, if there is an SDK that does, and break nothing by it, nor fill the log."""
-        if not self._spans.is_drawing():
+        if not self.is_drawing():
             return None
         try:
             return draw(*arguments)
         except (Exception, CancelledError):  # noqa: BLE001 - whatever an SDK, or one of its processors, does
-            if not self._failed:
-                self._failed = True
-                _log.exception("a span could not be drawn; further failures are not logged")
+            self._fail()
         return None
+
+    def _fail(self) -> None:
+        if not self._failed:
+            self._failed = True
+            _log.exception("a span could not be drawn; further failures are not logged")
 
     def _waited(self, wait: Wait, course: Course, now: float) -> None:
         if not get_current_span().is_recording() or (suppressed := self._quota.take((names.GRANTED, wait.site), now)) is None:

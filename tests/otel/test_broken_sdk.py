@@ -67,3 +67,25 @@ async def test_broken_span_breaks_no_release(sdk, monkeypatch):
     await asyncio.gather(task, wait(sdk, db))
     assert same(sdk.acquired()[0].links[0], spans(sdk, "real")[0])
     at_rest(db, 1)
+
+
+async def test_provider_that_raises_breaks_no_checkout(sdk, caplog, monkeypatch):
+    """A provider that was set late, and has no tracer to give, is logged once; who waits gets a connection all the same."""
+
+    class Late:
+        """Stands for the tracer of a provider that is still to be set."""
+
+        @property
+        def _tracer(self):
+            raise ZeroDivisionError
+
+    monkeypatch.setattr(sdk.spans, "tracer", Late())
+    db = engine(pool_size=1, max_overflow=0)
+    for _ in range(2):
+        holder = hold(sdk, db, 1)
+        await turns()
+        await asyncio.gather(holder, wait(sdk, db))
+    at_rest(db, 1)
+    assert [record.exc_info[0] for record in caplog.records if record.name == "sqla_poolguard" and record.exc_info] == [
+        ZeroDivisionError
+    ]

@@ -17,7 +17,7 @@ from sqla_poolguard._otel._names import CONNECTION_USE_TIME
 from sqla_poolguard._prometheus.account import Account
 
 from .conftest import Reader
-from .test_storm import CUMULATIVE, DELTA, Exporter, Heard
+from .heard import CUMULATIVE, DELTA, Exporter, Heard
 
 
 def in_thread(work):

@@ -13,12 +13,9 @@ import pytest
 from doubles.driver import FakeDriver, Gate
 from doubles.pools import engine, ledger_of, pool_of
 from doubles.virtual import turns, virtual_time
-from opentelemetry.sdk.metrics import Counter, Histogram, MeterProvider
+from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import (
-    AggregationTemporality,
     InMemoryMetricReader,
-    MetricExporter,
-    MetricExportResult,
     PeriodicExportingMetricReader,
 )
 from sqlalchemy.exc import DBAPIError
@@ -28,44 +25,10 @@ from sqla_poolguard._facts import Ending, Reason
 from sqla_poolguard._otel._spans import WORTH_SEEING
 from sqla_poolguard._reclaim import reclaim
 
-from .conftest import BY, POOL
+from .heard import CUMULATIVE, DELTA, Exporter, Heard
 
 CHECKOUTS = 1000
 REFUSALS = {Reason.TIMEOUT, Reason.CANCELLED, Reason.CONNECT_FAILED, Reason.QUEUE_FULL, Reason.DEADLINE}
-CUMULATIVE, DELTA = AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA
-
-
-class Heard:
-    """What one reader has told so far: sums of what is new, or the latest totals."""
-
-    def __init__(self, temporality):
-        self.temporality = temporality
-        self.preferred = dict.fromkeys((Counter, Histogram), temporality)
-        self._lock = threading.Lock()
-        self._points = {}
-
-    def take(self, data):
-        """Take what was collected."""
-        with self._lock:
-            for metric in [m for r in data.resource_metrics for scope in r.scope_metrics for m in scope.metrics] if data else ():
-                for point in metric.data.data_points:
-                    self._point(metric, point)
-
-    def _point(self, metric, point):
-        by = next((f" {point.attributes[by]}" for by in BY if by in point.attributes), "")
-        key = point.attributes[POOL], metric.name.removeprefix("db.client.connection.") + by
-        value = (point.count, point.sum) if hasattr(point, "count") else (point.value,)
-        at, before = self._points.get(key, (0, (0,) * len(value)))
-        if getattr(metric.data, "aggregation_temporality", None) is DELTA:
-            assert self.temporality is DELTA
-            value = tuple(map(sum, zip(before, value, strict=True)))
-        elif point.time_unix_nano < at:  # what was collected earlier may be exported later
-            return
-        self._points[key] = point.time_unix_nano, value
-
-    def values(self, pool):
-        """Give the figures of one pool."""
-        return {name: value if len(value) > 1 else value[0] for (of, name), (_, value) in self._points.items() if of == pool}
 
 
 class Manual:
@@ -106,26 +69,6 @@ class Concurrent(Manual):
         """Stop, for now."""
         self._stop.set()
         self._thread.join()
-
-
-class Exporter(MetricExporter):
-    """Hands on what it gets."""
-
-    def __init__(self, heard):
-        super().__init__(preferred_temporality=heard.preferred)
-        self.heard = heard
-
-    def export(self, metrics_data, timeout_millis=10_000, **_):
-        """Hand it on."""
-        self.heard.take(metrics_data)
-        return MetricExportResult.SUCCESS
-
-    def force_flush(self, timeout_millis=10_000):
-        """Do nothing."""
-        return True
-
-    def shutdown(self, timeout_millis=30_000, **_):
-        """Do nothing."""
 
 
 class Periodic(Manual):
