@@ -2,7 +2,8 @@
 What telemetry adds to a checkout: `python -m benchmarks.observing`.
 
 The same pool with telemetry off, and on: without an SDK, with one that exports now and then, and with one that exports too seldom,
-so that the buffer of samples is full. Block by block, in turn; "off, again" is as "off", and tells how much of the rest is noise.
+so that the buffer of samples is full. Block by block, in turn; "off, again" is as "off", and tells how much of the rest is noise. "in the queue": bytecodes of a checkout
+for which 4 tasks take turns on one connection, the engine's and asyncio's included.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import gc
 import json
 import platform
 import statistics
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -25,7 +27,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import bytecodes
+from benchmarks import bytecodes, contended, loads
 from benchmarks.figures import quantile, timed
 from benchmarks.rivals import Rival
 from benchmarks.uncontended import WORKLOADS
@@ -36,6 +38,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _POOL: Final = WORKLOADS[0]
+_QUEUE: Final = replace(
+    next(workload for workload in contended.WORKLOADS if workload.name == "tight-1"),
+    run=lambda engine, n: loads.tight(engine, 4, n // 4),
+)
+"""Few tasks: while bytecodes are counted, everything takes so long that many would wait for longer than a span is worth."""
 _OFF, _AGAIN, _NO_SDK, _SDK, _FULL = "off", "off, again", "on, no SDK", "on, SDK", "on, SDK, buffer full"
 
 
@@ -91,6 +98,10 @@ async def _measure(rounds: int) -> dict[str, dict[str, float]]:
         if bytecodes.COUNTS:
             found[name]["bytecodes"] = await bytecodes.total(_POOL, one.pool)
             one.between()
+            queue = await _QUEUE.ready(one.rival, Setting(url=""))
+            await _QUEUE.run(queue, 100)
+            found[name]["in the queue"] = statistics.median([await bytecodes.total(_QUEUE, queue) for _ in range(9)])
+            await _QUEUE.done(queue)
         await _POOL.done(one.pool)
     return found
 
@@ -104,10 +115,10 @@ def main() -> None:
     found = asyncio.run(_measure(arguments.rounds))
     title = f"{_POOL.sentence}; Python {platform.python_version()}, SQLAlchemy {sqlalchemy.__version__}; medians of {arguments.rounds} rounds"
     table = Table(box=box.SIMPLE, title=title, title_justify="left")
-    for head in ("telemetry", "us", "adds us", "p20", "p80", "ratio", "bytecodes"):
+    for head in ("telemetry", "us", "adds us", "p20", "p80", "ratio", "bytecodes", "in the queue"):
         table.add_column(head, justify="left" if head == "telemetry" else "right")
     for name, row in found.items():
-        digits = {"us": 2, "adds us": 3, "p20": 3, "p80": 3, "ratio": 3, "bytecodes": 1}
+        digits = {"us": 2, "adds us": 3, "p20": 3, "p80": 3, "ratio": 3, "bytecodes": 1, "in the queue": 0}
         table.add_row(name, *(f"{row[key]:.{places}f}" if key in row else "-" for key, places in digits.items()))
     Console(width=150).print(table)
     if arguments.json:

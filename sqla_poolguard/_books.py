@@ -32,8 +32,8 @@ def open_books(guard: Guard, creator: Callable[..., Any], dialect: Any, dispatch
     """
     ledger = Ledger()
     ledger.listeners = lambda: tuple(dispatch.checkout)
-    name = claim(guard.name or address_of(creator, dialect), ledger)
+    taken = claim(guard.name or address_of(creator, dialect), ledger)
     if not guard.telemetry:
-        return Reporter(name, ledger, Observers((LogObserver(), *guard.observers)), Tracing())
-    telemetry = observe(ledger, name, guard.meter_provider, guard.tracer_provider)
-    return Reporter(name, ledger, Observers((telemetry, LogObserver(), *guard.observers)), telemetry.tracing)
+        return Reporter(taken, ledger, Observers((LogObserver(), *guard.observers)), Tracing())
+    telemetry = observe(ledger, taken.name, guard.meter_provider, guard.tracer_provider)
+    return Reporter(taken, ledger, Observers((telemetry, LogObserver(), *guard.observers)), telemetry.tracing)

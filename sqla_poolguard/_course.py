@@ -53,7 +53,7 @@ class Giver:
 class Course:
     """What happened to one request that could not be served at once, phase by phase; each ends where the next begins."""
 
-    __slots__ = ("_begun", "ahead", "giver")
+    __slots__ = ("_begun", "ahead", "giver", "spot")
 
     def __init__(self) -> None:
         self._begun: list[tuple[str, float]] = []
@@ -61,6 +61,8 @@ class Course:
         """Waiters ahead of it when it came."""
         self.giver: Giver | None = None
         """Whose connection, or slot, ended its wait in the queue."""
+        self.spot: Any = None
+        """Where in a trace it waited in the queue, if that is recorded; see `Tracing`."""
 
     def begin(self, phase: str, now: float) -> None:
         """Note that a phase begins; one that goes on is not begun anew."""

@@ -35,7 +35,7 @@ class Lease:
     The task is a weak reference: a strong one would keep its frames alive, and with them the connection that it leaks.
     """
 
-    __slots__ = ("course", "ending", "granted_at", "idle_since", "notes", "place", "streak", "task", "waited")
+    __slots__ = ("course", "ending", "granted_at", "idle_since", "notes", "place", "spot", "streak", "task", "waited")
 
     def __init__(self) -> None:
         self.granted_at: float | None = None
@@ -52,6 +52,8 @@ class Lease:
         """What samples have shown of it, or of an earlier lease: that is told by `granted_at`."""
         self.idle_since = 0.0
         """When it last ended, on the pool's clock."""
+        self.spot: tuple[float, Any] | None = None
+        """(when it was granted, where in a trace its holder had waited for it), of this lease or of an earlier one; see `Tracing`."""
         self.course: Course | None = None
         """How it came to be, if the connection was not there at once."""
 

@@ -14,31 +14,44 @@ if TYPE_CHECKING:
 
     from sqla_poolguard._ledger import Ledger
 
-__all__ = ["address_of", "claim", "ledgers", "listen"]
+__all__ = ["Claim", "address_of", "claim", "ledgers", "listen"]
 
-_taken: Final[weakref.WeakValueDictionary[str, Ledger]] = weakref.WeakValueDictionary()
+_taken: Final[weakref.WeakValueDictionary[str, Claim]] = weakref.WeakValueDictionary()
 _listeners: Final[list[Callable[[str, Ledger], None]]] = []
 _lock = threading.Lock()
 _DATABASE_KEYS: Final = ("database", "dbname", "db")
 
 
-def claim(name: str, ledger: Ledger) -> str:
-    """Reserve a name while the ledger lives; a name that is taken gets a number (`orders#2`)."""
+class Claim:
+    """
+    A name that is taken as long as this lives; only the engine keeps it.
+
+    It is not the books that hold the name: an exporter may just be reading them when the engine is dropped and made anew.
+    """
+
+    __slots__ = ("__weakref__", "ledger", "name")
+
+    def __init__(self, name: str, ledger: Ledger) -> None:
+        self.name, self.ledger = name, ledger
+
+
+def claim(name: str, ledger: Ledger) -> Claim:
+    """Reserve a name for these books; a name that is taken gets a number (`orders#2`)."""
     with _lock:
         unique, number = name, 1
         while unique in _taken:
             number += 1
             unique = f"{name}#{number}"
-        _taken[unique] = ledger
+        _taken[unique] = taken = Claim(unique, ledger)
         for listener in _listeners:
             listener(unique, ledger)
-        return unique
+        return taken
 
 
 def listen(listener: Callable[[str, Ledger], None]) -> None:
     """Be told the name and the books of every engine, those that live first; it must not make an engine meanwhile."""
     with _lock:
-        for name, ledger in list(_taken.items()):
+        for name, ledger in _living():
             listener(name, ledger)
         _listeners.append(listener)
 
@@ -55,7 +68,12 @@ if hasattr(os, "register_at_fork"):
 def ledgers() -> list[Ledger]:
     """Give the books of every engine that lives."""
     with _lock:
-        return list(_taken.values())
+        return [ledger for _, ledger in _living()]
+
+
+def _living() -> list[tuple[str, Ledger]]:
+    """Give names and books, and keep no claim; under the lock, so that nobody finds a name taken for it."""
+    return [(name, taken.ledger) for name, taken in list(_taken.items())]
 
 
 def address_of(creator: Callable[..., Any], dialect: object) -> str:

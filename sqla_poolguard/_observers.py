@@ -42,8 +42,12 @@ class Observers:
         everyone = tuple(observers)
         self.granted = _bound(everyone, "granted")
         self.ended = _bound(everyone, "ended")
-        self._waits = tuple((_threshold(observer), method) for observer in everyone for method in _bound((observer,), "waited"))
-        self.waited_from = min((threshold for threshold, _ in self._waits), default=math.inf)
+        self._waits = tuple(
+            (_threshold(observer), getattr(observer, "_is_awake", _always), method)
+            for observer in everyone
+            for method in _bound((observer,), "waited")
+        )
+        self.waited_from = min((threshold for threshold, _, _ in self._waits), default=math.inf)
         """Seconds from which at least one of them wants to hear of a wait."""
         self.rejected = _bound(everyone, "rejected")
         self.opened = _bound(everyone, "opened")
@@ -55,9 +59,16 @@ class Observers:
         self.leaked = _bound(everyone, "leaked")
         self._failed: set[Callable[[Any], None]] = set()
 
+    def hear_of_wait(self, waited: float) -> bool:
+        """Tell whether a wait of so many seconds is to be told to anybody at all just now."""
+        for threshold, is_awake, _ in self._waits:  # noqa: SIM110 - a generator would cost more than what it saves
+            if waited >= threshold and is_awake():
+                return True
+        return False
+
     def tell_wait(self, wait: Wait) -> None:
         """Tell a wait to those for whom it is long enough."""
-        self.tell(tuple(method for threshold, method in self._waits if wait.waited >= threshold), wait)
+        self.tell(tuple(method for threshold, _, method in self._waits if wait.waited >= threshold), wait)
 
     def tell(self, listeners: tuple[Callable[[Any], None], ...], fact: object) -> None:
         """Tell a fact to some of the observers; an observer that fails is logged once with its traceback."""
@@ -68,6 +79,11 @@ class Observers:
                 if listener not in self._failed:
                     self._failed.add(listener)
                     _log.exception("observer %r failed; its further failures are not logged", listener)
+
+
+def _always() -> bool:
+    """Say yes: an observer hears of everything that it wants to hear of."""
+    return True
 
 
 def _threshold(observer: Observer) -> float:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sqla_poolguard._facts import Ending
     from sqla_poolguard._finding import Verdict
     from sqla_poolguard._ledger import Lease, Ledger
+    from sqla_poolguard._naming import Claim
     from sqla_poolguard._observers import Observers
     from sqla_poolguard._sampler import Sampler
     from sqla_poolguard._sight import Sight
@@ -45,10 +46,9 @@ Listeners = tuple["Callable[[Any], None]", ...]
 class Reporter:
     """Speaks for one engine's pool, through all its generations."""
 
-    def __init__(self, name: str, ledger: Ledger, observers: Observers, tracing: Tracing) -> None:
-        self.name, self.tracing = name, tracing
-        self.ledger = ledger
-        self.observers = observers
+    def __init__(self, taken: Claim, ledger: Ledger, observers: Observers, tracing: Tracing) -> None:
+        self._claim, self.name, self.tracing = taken, taken.name, tracing  # the name is taken as long as we have the claim
+        self.ledger, self.observers = ledger, observers
         self.findings = Findings()
         self._late: deque[tuple[Listeners, object]] = deque()
         self._retry = RetryLine()

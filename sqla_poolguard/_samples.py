@@ -51,11 +51,13 @@ class Samples:
     Samples need no lock: each step is one of the interpreter, and samples that are being dealt by one thread reach the shares a moment later.
     """
 
-    __slots__ = ("_fresh", "_shares")
+    __slots__ = ("_dealing", "_fresh", "_shares")
 
     def __init__(self, fresh: deque[Sample]) -> None:
         self._fresh = fresh
         self._shares: tuple[Share, ...] = ()
+        self._dealing: deque[None] = deque()
+        """A token for each thread that has samples in its hand."""
 
     def join(self, spill: Callable[[deque[Sample]], object]) -> Share:
         """
@@ -75,10 +77,24 @@ class Samples:
         """Hand out the fresh samples, or so many of them; to be called before a share is looked at."""
         shares = self._shares
         if len(shares) > 1:
-            hand = take(self._fresh, len(self._fresh) if most is None else most)
+            self._dealing.append(None)  # first: whoever sees neither sample nor token misses none
+            try:
+                hand = take(self._fresh, len(self._fresh) if most is None else most)
+                for share in shares:
+                    share.queue.extend(hand)
+            finally:
+                self._dealing.pop()
             for share in shares:
-                share.queue.extend(hand)
                 _relieve(share)
+
+    @property
+    def is_dealt(self) -> bool:
+        """Whether no thread has samples in its hand just now, which are to reach the shares."""
+        return not self._dealing
+
+    def forget(self) -> None:
+        """Forget who was dealing, in a forked child: that thread is the parent's."""
+        self._dealing.clear()
 
     def spill(self, fresh: deque[Sample]) -> None:
         """Make room for one more: a checkout has found too many."""

@@ -97,7 +97,7 @@ class Supply:
             try:
                 given = self._wait(waiter, asked_at)
             finally:
-                course.ahead, course.giver = waiter.ahead, waiter.giver
+                course.ahead, course.giver, course.spot = waiter.ahead, waiter.giver, waiter.spot
             if isinstance(given, Connect):
                 course.begin(CONNECT, pool._clock())
                 record = self._open(given, asked_at)

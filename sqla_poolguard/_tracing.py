@@ -48,6 +48,10 @@ class Tracing:
     worth_seeing: float = math.inf
     """Seconds from which a wait that ended well is to be told."""
 
+    def is_drawing(self) -> bool:
+        """Tell whether anything would be drawn just now, so that nobody has to find out what for; asked on the way through the queue."""
+        return False
+
     def here(self) -> Any:
         """Tell where in a trace the running code is."""
         return None
@@ -55,6 +59,10 @@ class Tracing:
     def spot_of(self, task: Task[Any] | None) -> Any:  # noqa: ARG002
         """Tell where in a trace a task is. It takes no lock."""
         return None
+
+    def is_open(self, spot: Any) -> bool:  # noqa: ARG002
+        """Tell whether what is recorded at a place goes on. It takes no lock."""
+        return False
 
     def waited(self, wait: Wait, course: Course, now: float) -> None:
         """Draw a wait that ended well, in the context of who waited."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 from greenlet import getcurrent
@@ -35,7 +34,7 @@ class Trail:
     or something was found of it.
     """
 
-    __slots__ = ("_clock", "_courses", "_reporter", "_told_from", "_tracing", "here")
+    __slots__ = ("_clock", "_courses", "_is_drawing", "_reporter", "_told_from", "_tracing")
 
     def __init__(self, reporter: Reporter, clock: Callable[[], float]) -> None:
         """
@@ -47,8 +46,8 @@ class Trail:
         """
         self._reporter, self._clock = reporter, clock
         self._tracing = reporter.tracing
-        self.here: Callable[[], Any] = self._tracing.here
-        """Tells where in a trace the running code is, if that is recorded."""
+        self._is_drawing = False
+        """Whether anything would have been drawn when somebody began to wait last."""
         self._told_from = min(reporter.observers.waited_from, self._tracing.worth_seeing)
         """Seconds from which anybody wants to hear of a wait."""
         self._courses: dict[greenlet, Course] = {}
@@ -59,6 +58,11 @@ class Trail:
         course = self._courses.setdefault(getcurrent(), Course())
         course.begin(phase, self._clock())
         return course
+
+    def here(self) -> Any:
+        """Tell where in a trace the running code is, which begins to wait, if that is recorded."""
+        self._is_drawing = self._tracing.is_drawing()
+        return self._tracing.here() if self._is_drawing else None
 
     def go_on(self, phase: str, now: float) -> None:
         """Note that a phase begins, if it is a request that runs."""
@@ -76,10 +80,15 @@ class Trail:
 
     def waited(self, lease: Lease, course: Course, now: float) -> None:
         """Tell of a request that got its connection, and not at once."""
-        if lease.waited >= self._told_from:
+        if course.spot is not None and lease.granted_at is not None:
+            lease.spot = lease.granted_at, course.spot
+        if lease.waited < self._told_from:
+            return
+        observers, is_drawn = self._reporter.observers, lease.waited >= self._tracing.worth_seeing and self._tracing.is_drawing()
+        if is_drawn or observers.hear_of_wait(lease.waited):
             wait = self._reporter.wait(lease, course, now)
-            self._reporter.observers.tell_wait(wait)
-            if lease.waited >= self._tracing.worth_seeing:
+            observers.tell_wait(wait)
+            if is_drawn:
                 self._tracing.waited(wait, course, now)
 
     def refused(self, rejection: Rejection, course: Course | None, now: float) -> None:
@@ -88,7 +97,7 @@ class Trail:
 
     def leaving(self, lease: Lease) -> Giver | None:
         """Note who gives a connection back while others wait; may be called by the garbage collector, in any thread."""
-        if lease.granted_at is None or self._told_from == math.inf:
+        if lease.granted_at is None or not self._is_drawing:
             return None
         now, is_lost = self._clock(), lease.ending is Ending.LEAKED
         return Giver(
@@ -128,7 +137,7 @@ class Trail:
         That is where it is given back, unless somebody else gives it back: the garbage collector, or the task of another trace.
         """
         streak = _streak_of(lease)
-        seen = (streak.spot if streak is not None else None) or self._tracing.spot_of(_task_of(lease))
+        seen = (streak.spot if streak is not None else None) or self._asked_at(lease) or self._tracing.spot_of(_task_of(lease))
         if is_lost:
             return seen
         here = self._tracing.here()
@@ -137,6 +146,12 @@ class Trail:
             return last
         held = self._clock() - lease.granted_at  # a step of the holder's may have a span of its own, say around its commit
         return next((spot for spot in (last, seen) if spot is not None and spot.since(held) is spot), last.since(held))
+
+    def _asked_at(self, lease: Lease) -> Any:
+        """Tell where in a trace a holder had waited in the queue, if that goes on: a span around its checkout alone is over by now."""
+        if lease.spot is None or lease.spot[0] != lease.granted_at or not self._tracing.is_open(lease.spot[1]):
+            return None
+        return lease.spot[1]
 
     def _blockers(self, most: int) -> list[tuple[Holder, Any]]:
         """Give those who have held the longest, and where in a trace they are."""

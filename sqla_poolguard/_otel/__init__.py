@@ -40,6 +40,10 @@ class Telemetry(Observer):
         """Draws the pool's spans; told by the pool itself, since a place in a trace is no fact."""
         self.waited_from = tracing.worth_seeing
 
+    def _is_awake(self) -> bool:
+        """Tell whether anybody measures waits: without an SDK they are not even described."""
+        return self._measured.is_awake
+
     def opened(self, opened: Opened) -> None:
         """Record how long it took to connect."""
         self._measured.created(opened.create_time)

@@ -10,6 +10,7 @@ from sqla_poolguard._callsite import site_of
 from sqla_poolguard._facts import Ending, Reason
 from sqla_poolguard._finding import Cause, FindingKind
 from sqla_poolguard._otel import _names as names
+from sqla_poolguard._otel._code import full_name
 from sqla_poolguard.errors import CheckoutError, DatabaseUnavailable
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def suppressed(count: int) -> Attributes:
 def _code(site: Site | None) -> Attributes:
     if site is None:
         return {}
-    return {names.CODE_FILE: site.file, names.CODE_LINE: site.line, names.CODE_FUNCTION: site.function}
+    return {names.CODE_FILE: site.file, names.CODE_LINE: site.line, names.CODE_FUNCTION: full_name(site.file, site.function)}
 
 
 def _spot(spot: Spot | None) -> Attributes:

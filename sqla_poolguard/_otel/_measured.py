@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -16,7 +17,7 @@ from sqla_poolguard._samples import FORGOTTEN, take
 
 if TYPE_CHECKING:
     from collections import deque
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from opentelemetry.metrics import Counter
 
@@ -26,7 +27,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Measured"]
 
+_GLANCE: Final = 0.0001
+_PATIENCE: Final = 1000
+"""How often to look whether other threads have dealt, with a glance's pause: they need less than one."""
+
 _log: Final = logging.getLogger("sqla_poolguard")
+
+
+def _gone() -> None:
+    """Stand for the books of an engine that was collected."""
 
 
 class Measured:
@@ -38,7 +47,7 @@ class Measured:
 
     def __init__(self, metrics: Metrics, ledger: Ledger, name: str) -> None:
         self._metrics = metrics
-        self.ledger = weakref.ref(ledger)
+        self.ledger: Callable[[], Ledger | None] = weakref.ref(ledger)
         self._dealt = ledger.dealt
         self._share = ledger.dealt.join(self.spill)
         self.attributes = {names.POOL_NAME: name}
@@ -65,6 +74,11 @@ class Measured:
         self._beside: str | None = None
         """The name under which another instrumentation counts the connections, as far as that was told."""
 
+    def make_way(self, name: str) -> None:
+        """Make way for the engine that is called so: if that was this one's name, it is gone, although somebody may still read its books."""
+        if self.attributes[names.POOL_NAME] == name:
+            self.ledger = _gone
+
     def _total(
         self, counter: Counter, read: Callable[[], float | None], name: str | None = None, value: str | None = None
     ) -> Total:
@@ -73,13 +87,18 @@ class Measured:
 
     # at once, in the context of the caller: who looks for an example finds its trace
 
+    @property
+    def is_awake(self) -> bool:
+        """Whether there is an SDK that measures."""
+        return not nobody_measures(self._metrics.wait_time)
+
     def created(self, seconds: float) -> None:
         """Record how long it took to open a connection."""
         self._metrics.create_time.record(seconds, self.attributes)
 
     def waited(self, seconds: float) -> None:
         """Record a long wait; its sample, which comes when the lease ends, will tell only the use time."""
-        if nobody_measures(self._metrics.wait_time):
+        if not self.is_awake:
             return
         self._metrics.wait_time.record(seconds, self.attributes)
         with self._early_lock:
@@ -99,8 +118,12 @@ class Measured:
         return self._share.queue
 
     def deal(self) -> None:
-        """Get what has come meanwhile."""
+        """Get what has come meanwhile, and what other threads are just dealing: it may be the last time that anybody looks."""
         self._dealt.deal()
+        for _ in range(_PATIENCE):
+            if self._dealt.is_dealt:
+                return
+            time.sleep(_GLANCE)
 
     def yields_to(self, other: str | None) -> bool:
         """
@@ -120,10 +143,11 @@ class Measured:
                 )
         return other == names.CONNECTION_COUNT.name
 
-    def tell_totals(self) -> None:
-        """Count what has not been counted yet."""
+    def tell_totals(self) -> Iterator[None]:
+        """Count what has not been counted yet, step by step: at the first time that is everything."""
         for total in self._totals:
-            total.tell(*self._metrics.nowhere)
+            if total.tell(*self._metrics.nowhere):
+                yield
 
     def record_next(self) -> None:
         """Record the oldest sample; if another thread was faster, nothing."""
@@ -161,7 +185,8 @@ class Measured:
     def wind_up(self, room: int) -> None:
         """Tell what an engine that was collected has left behind, but for so many samples: those may wait for an exporter."""
         try:
-            self.tell_totals()
+            for _ in self.tell_totals():
+                pass
         except Exception:  # noqa: BLE001 - another engine is being made, which is not to fail for it
             self._failed()
         self.deal()
@@ -175,6 +200,7 @@ class Measured:
 
     def forget(self) -> None:
         """Forget what has not been recorded yet: in a forked child, where the parent records it."""
+        self._dealt.forget()
         self.samples.clear()
         self._early_lock = threading.RLock()
         self._early.clear()

@@ -10,6 +10,7 @@ import contextlib
 import os
 import time
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from opentelemetry.metrics import Observation
@@ -19,23 +20,19 @@ from sqla_poolguard._otel import _names as names
 from sqla_poolguard._otel._instruments import make_histogram, no_context, real_meter
 from sqla_poolguard._otel._measured import Measured
 from sqla_poolguard._otel._neighbours import counted_by_others
+from sqla_poolguard._otel._pace import Pace
 from sqla_poolguard._samples import SAMPLES_KEPT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from opentelemetry.metrics import CallbackOptions, Meter
 
     from sqla_poolguard._ledger import Ledger
 
-__all__ = ["Metrics"]
+    _Read = Callable[[Measured, Ledger], Iterable[Observation]]
 
-_BATCH: Final = 8
-"""
-Samples to record before other threads may run: some 150 us, for which an event loop has to wait at most.
-
-A drain that never pauses costs an event loop the interpreter's switch interval, 5 ms, at each of its turns.
-"""
+__all__ = ["GAUGES", "Metrics"]
 
 _SHARE: Final = 0.25
 """Of the time that is left to a collection, what one callback may use; there are six, and those of others."""
@@ -71,22 +68,18 @@ class Metrics:
         self.wait_time = make_histogram(meter, names.CONNECTION_WAIT_TIME)
         self.use_time = make_histogram(meter, names.CONNECTION_USE_TIME)
         self.nowhere = no_context(self.wait_time)
+        self._pace = Pace()
         self.failed = False
         """Whether something could not be recorded on behalf of a checkout, and the log says so."""
-        for instrument, read in (
-            (names.CONNECTION_COUNT, self._count),
-            (names.CONNECTION_MAX, self._max),
-            (names.CONNECTION_IDLE_MAX, self._idle_max),
-            (names.CONNECTION_IDLE_MIN, self._idle_min),
-            (names.CONNECTION_PENDING_REQUESTS, self._pending_requests),
-            (names.BREAKER_STATE, self._breaker_state),
-        ):
-            name, unit, description = instrument
-            meter.create_observable_up_down_counter(name, [read], unit, description)
+        for (name, unit, description), read in GAUGES.items():
+            meter.create_observable_up_down_counter(name, [partial(self._observe, read)], unit, description)
         _every.add(self)
 
     def measure(self, ledger: Ledger, name: str) -> Measured:
         """Measure the pool of these books from now on, under this name."""
+        for pools in self._families():
+            for other in pools.copy():
+                other.make_way(name)
         self._thin_out()
         pool = Measured(self, ledger, name)
         self._pools.append(pool)
@@ -111,34 +104,30 @@ class Metrics:
                 room -= len(pool.samples)
                 _drop_if_done(pool, self._pools, in_vain=left <= 0)
 
-    def _drain(self, options: CallbackOptions) -> list[tuple[Measured, Ledger]]:
+    def _drain(self, options: CallbackOptions) -> Iterator[Measured]:
         """
-        Record the samples that wait, letting other threads run in between.
+        Record the samples that wait, pool by pool, letting other threads run in between; give the pools whose engines live.
 
-        It stops when its share of the time is used up, and leaves the rest to the next: a collection that runs late is dropped whole.
-
-        Returns:
-            The pools whose engines live.
+        It records no more when its share of the time is used up, and leaves the rest to the next: a collection that runs late is dropped whole.
+        What it gives is not looked at all at once: what an SDK does with each is done between two pauses too.
         """
-        until = time.monotonic() + options.timeout_millis / 1000 * _SHARE
-        living = []
+        until, pace = time.monotonic() + options.timeout_millis / 1000 * _SHARE, self._pace
         for pools in self._families():
             for pool in pools.copy():
+                pace.step()
                 pool.deal()
                 for number in range(len(pool.samples)):
-                    if number % _BATCH == 0:
-                        time.sleep(0)
-                        if time.monotonic() > until:
-                            break
+                    if (pace.step() or not number) and time.monotonic() > until:
+                        break
                     pool.record_next()
-                ledger = pool.ledger()
+                is_over = pool.ledger() is None
                 pool.deal()  # what has come meanwhile is all, if the engine is gone by now
-                pool.tell_totals()
-                if ledger is not None:
-                    living.append((pool, ledger))
-                else:
+                for _ in pool.tell_totals():
+                    pace.step()
+                if is_over:
                     _drop_if_done(pool, pools)
-        return living
+                else:
+                    yield pool
 
     def _families(self) -> list[list[Measured]]:
         """
@@ -153,45 +142,59 @@ class Metrics:
             except RuntimeError:  # another thread has made a set meanwhile
                 continue
 
-    # the callbacks: an SDK may have any of the instruments turned off, so each of them drains
+    def _observe(self, read: _Read, options: CallbackOptions) -> Iterator[Observation]:
+        """Drain, and observe the pools; a callback. An SDK may have any of the instruments turned off, so each of them drains."""
+        for pool in self._drain(options):
+            yield from _read(pool, read)
 
-    def _count(self, options: CallbackOptions) -> Iterable[Observation]:
-        found = []
-        for pool, ledger in self._drain(options):
-            if pool.yields_to(counted_by_others(ledger.listeners())):
-                continue
-            idle, used = connections(ledger)
-            found += [Observation(idle, pool.idle), Observation(used, pool.used)]
-        return found
 
-    def _max(self, options: CallbackOptions) -> Iterable[Observation]:
-        found = []
-        for pool, ledger in self._drain(options):
-            limit = most_open(ledger)
-            if limit is not None:
-                found.append(Observation(limit, pool.attributes))
-        return found
+def _read(pool: Measured, read: _Read) -> list[Observation]:
+    """Read a pool's books, and let go of them: as long as an exporter has them, they seem to live."""
+    ledger = pool.ledger()
+    return list(read(pool, ledger)) if ledger is not None else []
 
-    def _idle_max(self, options: CallbackOptions) -> Iterable[Observation]:
-        found = []
-        for pool, ledger in self._drain(options):
-            size = most_idle(ledger)
-            if size is not None:
-                found.append(Observation(size, pool.attributes))
-        return found
 
-    def _idle_min(self, options: CallbackOptions) -> Iterable[Observation]:
-        return [Observation(0, pool.attributes) for pool, _ in self._drain(options)]
+def _count(pool: Measured, ledger: Ledger) -> Iterable[Observation]:
+    if not pool.yields_to(counted_by_others(ledger.listeners())):
+        idle, used = connections(ledger)
+        yield Observation(idle, pool.idle)
+        yield Observation(used, pool.used)
 
-    def _pending_requests(self, options: CallbackOptions) -> Iterable[Observation]:
-        return [Observation(ledger.waiting, pool.attributes) for pool, ledger in self._drain(options)]
 
-    def _breaker_state(self, options: CallbackOptions) -> Iterable[Observation]:
-        return [
-            Observation(number, {**pool.attributes, names.BREAKER: str(state)})
-            for pool, ledger in self._drain(options)
-            for state, number in breakers(ledger).items()
-        ]
+def _max(pool: Measured, ledger: Ledger) -> Iterable[Observation]:
+    limit = most_open(ledger)
+    if limit is not None:
+        yield Observation(limit, pool.attributes)
+
+
+def _idle_max(pool: Measured, ledger: Ledger) -> Iterable[Observation]:
+    size = most_idle(ledger)
+    if size is not None:
+        yield Observation(size, pool.attributes)
+
+
+def _idle_min(pool: Measured, _: Ledger) -> Iterable[Observation]:
+    yield Observation(0, pool.attributes)
+
+
+def _pending_requests(pool: Measured, ledger: Ledger) -> Iterable[Observation]:
+    yield Observation(ledger.waiting, pool.attributes)
+
+
+def _breaker_state(pool: Measured, ledger: Ledger) -> Iterable[Observation]:
+    for state, number in breakers(ledger).items():
+        yield Observation(number, {**pool.attributes, names.BREAKER: str(state)})
+
+
+GAUGES: Final[dict[names.Instrument, _Read]] = {
+    names.CONNECTION_COUNT: _count,
+    names.CONNECTION_MAX: _max,
+    names.CONNECTION_IDLE_MAX: _idle_max,
+    names.CONNECTION_IDLE_MIN: _idle_min,
+    names.CONNECTION_PENDING_REQUESTS: _pending_requests,
+    names.BREAKER_STATE: _breaker_state,
+}
+"""What is observed of each pool, and how."""
 
 
 def _drop_if_done(pool: Measured, pools: list[Measured], *, in_vain: bool = False) -> None:

@@ -116,6 +116,8 @@ CODE_FUNCTION: Final = "code.function.name"
 OUTCOME: Final = "poolguard.outcome"
 """How a wait ended: `granted`, or why not, as in `Reason`."""
 GRANTED: Final = "granted"
+HANDED_OVER: Final = "handed_over"
+"""What a holder is told who has given its connection, or its slot, to a waiter: it may still be cancelled, or fail to connect."""
 REASON: Final = "poolguard.reason"
 """Why a request got no connection, as in `Reason`."""
 

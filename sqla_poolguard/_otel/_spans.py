@@ -12,7 +12,7 @@ from asyncio import CancelledError
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
-from opentelemetry.trace import Link, SpanKind, StatusCode, get_current_span
+from opentelemetry.trace import Link, NoOpTracer, SpanKind, StatusCode, get_current_span
 
 from sqla_poolguard._facts import Ending
 from sqla_poolguard._otel import _attributes as describe
@@ -63,6 +63,13 @@ class Spans:
         """
         self.tracer = tracer
         self.worth_seeing = worth_seeing
+        self._is_drawing = False
+
+    def is_drawing(self) -> bool:
+        """Tell whether there is an SDK behind the tracer: it may stand for one of a provider that is still to be set."""
+        if not self._is_drawing:
+            self._is_drawing = type(getattr(self.tracer, "_tracer", self.tracer)) is not NoOpTracer
+        return self._is_drawing
 
     def of_pool(self, totals: Totals) -> PoolSpans:
         """Give what draws for one pool, and counts there what it does not draw."""
@@ -88,6 +95,14 @@ class PoolSpans(Tracing):
         """What is still to be drawn: (hold, its end on the pool's clock, likewise in nanoseconds of the wall clock)."""
         self._failed = False
 
+    def is_drawing(self) -> bool:
+        """Tell whether there is an SDK that draws."""
+        try:
+            return self._spans.is_drawing()
+        except (Exception, CancelledError):  # noqa: BLE001 - it may have been asked for a tracer just now
+            self._fail()
+            return False
+
     def here(self) -> Spot | None:
         """Tell where in a trace the running code is; None if that is not recorded."""
         return self._quietly(here)  # type: ignore[no-any-return]
@@ -95,6 +110,10 @@ class PoolSpans(Tracing):
     def spot_of(self, task: Task[Any] | None) -> Spot | None:
         """Tell where in a trace a task is; None if that is not recorded."""
         return self._quietly(spot_of, task)  # type: ignore[no-any-return]
+
+    def is_open(self, spot: Spot) -> bool:
+        """Tell whether the span at a place is still being recorded."""
+        return self._quietly(spot.open_span) is not None
 
     def waited(self, wait: Wait, course: Course, now: float) -> None:
         """Draw a wait that ended well."""
@@ -133,14 +152,19 @@ class PoolSpans(Tracing):
         self._quota.forget()
 
     def _quietly(self, draw: Callable[..., Any], *arguments: Any) -> Any:
-        """Draw, and break nothing by it, nor fill the log."""
+        """Draw, if there is an SDK that does, and break nothing by it, nor fill the log."""
+        if not self.is_drawing():
+            return None
         try:
             return draw(*arguments)
         except (Exception, CancelledError):  # noqa: BLE001 - whatever an SDK, or one of its processors, does
-            if not self._failed:
-                self._failed = True
-                _log.exception("a span could not be drawn; further failures are not logged")
+            self._fail()
         return None
+
+    def _fail(self) -> None:
+        if not self._failed:
+            self._failed = True
+            _log.exception("a span could not be drawn; further failures are not logged")
 
     def _waited(self, wait: Wait, course: Course, now: float) -> None:
         if not get_current_span().is_recording() or (suppressed := self._quota.take((names.GRANTED, wait.site), now)) is None:
@@ -171,8 +195,10 @@ class PoolSpans(Tracing):
         # another's message may quote SQL and parameters
         span.set_status(StatusCode.ERROR, str(error).partition("\n")[0] if isinstance(error, CheckoutError) else None)
         span.end(end)
-        own = span.get_span_context()
-        for _, spot in found:
+        own, told = span.get_span_context(), [spot for _, spot in found]
+        if course is not None and course.giver is not None and course.in_queue:  # who was told that it had given
+            told.append(course.giver.spot)
+        for spot in told:
             self._tell(spot, describe.waiter(rejection.site, own, rejection.waited, str(reason)), own)
 
     def _draw(
@@ -201,7 +227,7 @@ class PoolSpans(Tracing):
         if giver.spot.open_span() is None or (suppressed := self._quota.take((names.BLOCKED_WAITER, site), giver.at)) is None:
             return
         context = spot.context if spot is not None else None
-        attributes = describe.waiter(site, context, waited, names.GRANTED)
+        attributes = describe.waiter(site, context, waited, names.HANDED_OVER)
         self._tell(giver.spot, attributes | describe.suppressed(suppressed), context)
 
     @staticmethod

@@ -40,19 +40,22 @@ class Total:
         """Up to where it was told; None: not even that it is 0."""
         self._lock = threading.RLock()
 
-    def tell(self, *context: Any) -> None:
+    def tell(self, *context: Any) -> bool:
         """
         Tell what is new; the first time, be it 0, so that those who compare two exports see the first step.
 
         Args:
             context: in which it happened; default: the current one, which is that of the caller.
+
+        Returns:
+            Whether there was anything new.
         """
         if self._read() == self._told or nobody_measures(self._counter):
-            return
+            return False
         with self._lock:
             now, before = self._read(), self._told
             if now is None or now == before:
-                return
+                return False
             self._told = now
         try:
             self._counter.add(now - (before or 0), self._attributes, *context)
@@ -60,6 +63,7 @@ class Total:
             with self._lock:
                 self._told = (self._told or 0) - (now - (before or 0))
             raise
+        return True
 
     def forget(self) -> None:
         """Begin anew, in a forked child: the ledger does too, and what was not told is the parent's to tell."""

@@ -72,41 +72,58 @@ def compare(sdk, truth, theirs):
         assert theirs != truth
 
 
-def test_counted_twice():
-    """Where `sqlalchemy.ext.asyncio` is imported late, they count every event twice."""
-    program = f"""
-    import asyncio, sys
-    from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor
-    from opentelemetry.sdk.metrics import MeterProvider
-    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-    from opentelemetry import metrics
-    metrics.set_meter_provider(MeterProvider([reader := InMemoryMetricReader()]))
-    SQLAlchemyInstrumentor().instrument()
-    from sqlalchemy.ext.asyncio import create_async_engine
-    from sqla_poolguard import GuardedPool
-    from doubles.driver import FakeDriver
-
-    async def main():
-        creator = FakeDriver().open
-        db = create_async_engine("postgresql+asyncpg://h/db", creator=creator, poolclass=GuardedPool, _initialize=False)
-        async with db.connect():
-            pass
-        (resource,) = reader.get_metrics_data().resource_metrics
-        for metric in (metric for scope in resource.scope_metrics for metric in scope.metrics):
-            if metric.name in ("{THEIRS}", "db.client.connection.count"):
-                print(metric.name, *sorted(point.value for point in metric.data.data_points))
-
-    asyncio.run(main())
+def in_process(before, after=""):
     """
+    Check a connection out and in, in a process of its own; give what each metric of connections says then, by its name.
+
+    Args:
+        before: lines to run first, where there is a `reader`.
+        after: one to run when there is an engine, `db`.
+    """
+    program = f"""
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+reader = InMemoryMetricReader()
+{textwrap.dedent(before)}
+import asyncio
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqla_poolguard import GuardedPool
+from doubles.driver import FakeDriver
+
+async def main():
+    db = create_async_engine("postgresql+asyncpg://h/db", creator=FakeDriver().open, poolclass=GuardedPool, _initialize=False)
+    {after}
+    async with db.connect():
+        pass
+    (resource,) = reader.get_metrics_data().resource_metrics
+    for metric in (metric for scope in resource.scope_metrics for metric in scope.metrics):
+        if metric.name in ("{THEIRS}", "db.client.connection.count"):
+            print(metric.name, *sorted(point.value for point in metric.data.data_points))
+
+asyncio.run(main())
+"""
     done = subprocess.run(
-        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(program)],
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", program],
         capture_output=True,
         text=True,
-        check=True,
-        timeout=60,
+        check=False,
+        timeout=120,
         cwd=TESTS,
     )
-    said = dict(line.split(" ", 1) for line in done.stdout.splitlines())
+    assert done.returncode == 0, done.stderr
+    return dict(line.split(" ", 1) for line in done.stdout.splitlines())
+
+
+def test_counted_twice():
+    """Where `sqlalchemy.ext.asyncio` is imported late, they count every event twice."""
+    said = in_process(
+        """
+        from opentelemetry import metrics
+        from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor
+        from opentelemetry.sdk.metrics import MeterProvider
+        metrics.set_meter_provider(MeterProvider([reader]))
+        SQLAlchemyInstrumentor().instrument()
+        """
+    )
     assert said["db.client.connection.count"] == "0 1"
     if known():
         assert said[THEIRS] == "0 2"
@@ -226,37 +243,13 @@ async def test_they_may_come_and_go(sdk, contrib):
 
 def test_logfire_is_theirs():
     """What logfire does to an engine is what theirs does, under the same name, and ours goes to logfire too."""
-    program = f"""
-    import asyncio, logfire
-    from logfire import MetricsOptions
-    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-    from sqlalchemy.ext.asyncio import create_async_engine
-    from sqla_poolguard import GuardedPool
-    from doubles.driver import FakeDriver
-
-    reader = InMemoryMetricReader()
-    logfire.configure(send_to_logfire=False, console=False, metrics=MetricsOptions(additional_readers=[reader]))
-
-    async def main():
-        creator = FakeDriver().open
-        db = create_async_engine("postgresql+asyncpg://h/db", creator=creator, poolclass=GuardedPool, _initialize=False)
-        logfire.instrument_sqlalchemy(db)
-        async with db.connect():
-            (resource,) = reader.get_metrics_data().resource_metrics
-        for metric in (metric for scope in resource.scope_metrics for metric in scope.metrics):
-            if metric.name in ("{THEIRS}", "db.client.connection.count"):
-                print(metric.name, *sorted(point.value for point in metric.data.data_points))
-
-    asyncio.run(main())
-    """
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(program)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-        cwd=TESTS,
+    said = in_process(
+        """
+        import logfire
+        from logfire import MetricsOptions
+        logfire.configure(send_to_logfire=False, console=False, metrics=MetricsOptions(additional_readers=[reader]))
+        """,
+        "logfire.instrument_sqlalchemy(db)",
     )
-    assert done.returncode == 0, done.stderr
-    assert dict(line.split(" ", 1) for line in done.stdout.splitlines())["db.client.connection.count"] == "0 1"
-    assert THEIRS in done.stdout
+    assert said["db.client.connection.count"] == "0 1"
+    assert THEIRS in said

@@ -5,17 +5,20 @@ from __future__ import annotations
 import gc
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 
 import pytest
 from doubles.pools import engine, ledger_of
 from opentelemetry.metrics import CallbackOptions, NoOpMeterProvider
 from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics._internal.measurement_consumer import SynchronousMeasurementConsumer
+from opentelemetry.sdk.metrics._internal.metric_reader_storage import MetricReaderStorage
 
 from sqla_poolguard import _ledger
 from sqla_poolguard._facts import Reason
 from sqla_poolguard._ledger import Ledger
-from sqla_poolguard._otel import _metrics, observe
+from sqla_poolguard._otel import _metrics, _pace, observe
+from sqla_poolguard._otel._measured import Measured
 
 from .conftest import Reader
 
@@ -115,12 +118,45 @@ async def test_engine_is_made_although_another_left_what_cannot_be_told(sdk, mon
 def test_drain_lets_others_run(sdk, monkeypatch):
     """A drain gives way every 8 samples, so that it never holds up an event loop for long."""
     naps = []
-    monkeypatch.setattr(_metrics.time, "sleep", naps.append)
+    monkeypatch.setattr(_pace.time, "sleep", naps.append)
     ledger = Ledger()
     observe(ledger, "long")
+    sdk.values()
+    naps.clear()
     ledger.samples.extend([(0.0, 1.0)] * 100)
     assert sdk.values()["use_time"] == (100, 100.0)
-    assert naps == [0] * 13
+    assert naps in ([0] * 13, [0] * 14), "100 samples, and one pool that is looked at for each of six gauges"
+
+
+def test_looking_at_many_engines_lets_others_run(sdk, monkeypatch):
+    """Nor does one that finds 300 engines and no sample: at most 8 of them are looked at between two pauses, and told to the SDK."""
+    naps = [Counter()]
+    monkeypatch.setattr(_pace.time, "sleep", lambda _: naps.append(Counter()))
+    ledgers = [Ledger() for _ in range(300)]
+    for number, ledger in enumerate(ledgers):
+        observe(ledger, f"engine {number}")
+    for told, method in (
+        ("looked at", (Measured, "deal")),
+        ("counted", (SynchronousMeasurementConsumer, "consume_measurement")),
+        ("observed", (MetricReaderStorage, "consume_measurement")),
+    ):
+        monkeypatch.setattr(*method, noting(getattr(*method), lambda told=told: naps[-1].update([told])))
+    for _ in range(2):
+        naps[:] = [Counter()]
+        assert "db.client.connection.idle.min" in sdk.readers[0].metrics()
+        assert sum(nap["looked at"] for nap in naps) == 2 * 6 * 300
+        assert max(nap["looked at"] / 2 + nap["counted"] for nap in naps) <= 9
+        assert max(nap["observed"] - nap["counted"] for nap in naps) <= 3 * 9
+
+
+def noting(method, note):
+    """Give a method that notes that it is called."""
+
+    def noted(*given, **more):
+        note()
+        return method(*given, **more)
+
+    return noted
 
 
 def test_drain_leaves_the_rest_when_time_is_short(sdk):
@@ -128,8 +164,8 @@ def test_drain_leaves_the_rest_when_time_is_short(sdk):
     ledger = Ledger()
     observe(ledger, "late")
     ledger.samples.extend([(0.0, 1.0)] * 100)
-    (pending,) = sdk.metrics._pending_requests(CallbackOptions(timeout_millis=0))
-    assert pending.value == 0
+    (pool,) = sdk.metrics._drain(CallbackOptions(timeout_millis=0))
+    assert pool.ledger() is ledger
     assert len(ledger.samples) == 100
     assert sdk.values()["use_time"] == (100, 100.0)
 
@@ -139,9 +175,9 @@ def test_drain_ends_although_samples_keep_coming(sdk, monkeypatch):
     ledger = Ledger()
     observe(ledger, "busy")
     ledger.samples.extend([(0.0, 1.0)] * 32)
-    monkeypatch.setattr(_metrics.time, "sleep", lambda _: ledger.samples.extend([(0.0, 1.0)] * 32))
-    assert sdk.metrics._pending_requests(CallbackOptions(timeout_millis=1e9))
-    assert len(ledger.samples) == 128
+    monkeypatch.setattr(_pace.time, "sleep", lambda _: ledger.samples.extend([(0.0, 1.0)] * 32))
+    assert [*sdk.metrics._drain(CallbackOptions(timeout_millis=1e9))]
+    assert len(ledger.samples) > 32
 
 
 def test_sample_taken_by_another_is_not_missed(sdk):

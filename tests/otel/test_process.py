@@ -26,8 +26,8 @@ from sqla_poolguard import GuardedPool, Guard
 
 reader, spans = InMemoryMetricReader(), InMemorySpanExporter()
 
-def engine(**options):
-    options = {"creator": FakeDriver(**options).open, "guard": Guard(name="main")}
+def engine(pool_size=5, max_overflow=10, **options):
+    options = {"creator": FakeDriver(**options).open, "guard": Guard(name="main"), "pool_size": pool_size, "max_overflow": max_overflow}
     return create_async_engine("postgresql+asyncpg://h/db", poolclass=GuardedPool, _initialize=False, **options)
 
 async def checkouts(db, count):
@@ -72,21 +72,36 @@ def test_providers_may_be_set_at_any_time(when):
     from doubles.driver import Gate
     async def main():
         when = {when!r}
+
+        async def hold(db):
+            with trace.get_tracer("application").start_as_current_span("hold"):
+                async with db.connect():
+                    await asyncio.sleep(0.06)
+
         if when == "before the engine":
             configure()
-        db = engine(connect=Gate.SLOW)
+        db = engine(pool_size=1, max_overflow=0, connect=Gate.SLOW)
         if when == "after it":
             configure()
         await checkouts(db, 3)
+        await asyncio.gather(checkouts(db, 1), checkouts(db, 1))
         if when == "after the first checkouts":
             configure()
         await db.dispose()
         with trace.get_tracer("application").start_as_current_span("request"):
             await checkouts(db, 2)
         print(*leases(), [span.name for span in spans.get_finished_spans()])
+        spans.clear()
+        await asyncio.gather(hold(db), hold(db))
+        (acquired,) = [span for span in spans.get_finished_spans() if span.name == "pool.acquire main"]
+        (held,) = [span for span in spans.get_finished_spans() if span.links and span is not acquired]
+        print(acquired.links[0].context.span_id == held.context.span_id, [event.name for event in held.events])
     asyncio.run(main())
     """)
-    assert lines == ["5 sqla_poolguard https://opentelemetry.io/schemas/1.44.0 ['pool.acquire main', 'request']"]
+    assert lines == [
+        "7 sqla_poolguard https://opentelemetry.io/schemas/1.44.0 ['pool.acquire main', 'request']",
+        "True ['poolguard.blocked_waiter']",
+    ]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

@@ -62,7 +62,7 @@ async def test_long_wait_is_drawn(sdk):
         "outcome": "granted",
         "code.file.path": __file__,
         "code.line.number": line,
-        "code.function.name": code.co_qualname,
+        "code.function.name": f"{__name__}.{code.co_qualname}",
         "holder.site": f"otel/test_spans.py:{line} in {code.co_qualname}",
         "holder.held": 1.0,
         "holder.trace_id": format_trace_id(parents[0].get_span_context().trace_id),

@@ -13,12 +13,9 @@ import pytest
 from doubles.driver import FakeDriver, Gate
 from doubles.pools import engine, ledger_of, pool_of
 from doubles.virtual import turns, virtual_time
-from opentelemetry.sdk.metrics import Counter, Histogram, MeterProvider
+from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import (
-    AggregationTemporality,
     InMemoryMetricReader,
-    MetricExporter,
-    MetricExportResult,
     PeriodicExportingMetricReader,
 )
 from sqlalchemy.exc import DBAPIError
@@ -28,44 +25,10 @@ from sqla_poolguard._facts import Ending, Reason
 from sqla_poolguard._otel._spans import WORTH_SEEING
 from sqla_poolguard._reclaim import reclaim
 
-from .conftest import BY, POOL
+from .heard import CUMULATIVE, DELTA, Exporter, Heard
 
 CHECKOUTS = 1000
 REFUSALS = {Reason.TIMEOUT, Reason.CANCELLED, Reason.CONNECT_FAILED, Reason.QUEUE_FULL, Reason.DEADLINE}
-CUMULATIVE, DELTA = AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA
-
-
-class Heard:
-    """What one reader has told so far: sums of what is new, or the latest totals."""
-
-    def __init__(self, temporality):
-        self.temporality = temporality
-        self.preferred = dict.fromkeys((Counter, Histogram), temporality)
-        self._lock = threading.Lock()
-        self._points = {}
-
-    def take(self, data):
-        """Take what was collected."""
-        with self._lock:
-            for metric in [m for r in data.resource_metrics for scope in r.scope_metrics for m in scope.metrics] if data else ():
-                for point in metric.data.data_points:
-                    self._point(metric, point)
-
-    def _point(self, metric, point):
-        by = next((f" {point.attributes[by]}" for by in BY if by in point.attributes), "")
-        key = point.attributes[POOL], metric.name.removeprefix("db.client.connection.") + by
-        value = (point.count, point.sum) if hasattr(point, "count") else (point.value,)
-        at, before = self._points.get(key, (0, (0,) * len(value)))
-        if getattr(metric.data, "aggregation_temporality", None) is DELTA:
-            assert self.temporality is DELTA
-            value = tuple(map(sum, zip(before, value, strict=True)))
-        elif point.time_unix_nano < at:  # what was collected earlier may be exported later
-            return
-        self._points[key] = point.time_unix_nano, value
-
-    def values(self, pool):
-        """Give the figures of one pool."""
-        return {name: value if len(value) > 1 else value[0] for (of, name), (_, value) in self._points.items() if of == pool}
 
 
 class Manual:
@@ -108,26 +71,6 @@ class Concurrent(Manual):
         self._thread.join()
 
 
-class Exporter(MetricExporter):
-    """Hands on what it gets."""
-
-    def __init__(self, heard):
-        super().__init__(preferred_temporality=heard.preferred)
-        self.heard = heard
-
-    def export(self, metrics_data, timeout_millis=10_000, **_):
-        """Hand it on."""
-        self.heard.take(metrics_data)
-        return MetricExportResult.SUCCESS
-
-    def force_flush(self, timeout_millis=10_000):
-        """Do nothing."""
-        return True
-
-    def shutdown(self, timeout_millis=30_000, **_):
-        """Do nothing."""
-
-
 class Periodic(Manual):
     """The SDK's own periodic reader, which exports every few milliseconds."""
 
@@ -148,11 +91,12 @@ CREWS = {
 }
 
 
-class Truth(Observer):
-    """Sums up what happens, on the hot path, as no one should in earnest."""
+class Observed(Observer):
+    """Sums up what happens, on the hot path, as no one should in earnest: with it, every lease ends by the long way out."""
 
     def __init__(self):
         self.waited_sum, self.held_sum, self.created_sum = [], [], []
+        self.options = {"observers": (self,)}
 
     def ended(self, checkout):
         """Add up."""
@@ -162,6 +106,33 @@ class Truth(Observer):
     def opened(self, opened):
         """Add up."""
         self.created_sum.append(opened.create_time)
+
+    def watch(self, ledger, monkeypatch):
+        """Do nothing: it is told."""
+
+
+class Unobserved(Observed):
+    """Likewise, with no observer, as by default: leases that nothing was found of end by the short way out. It listens to the books."""
+
+    def __init__(self):
+        super().__init__()
+        self.options = {}
+
+    def watch(self, ledger, monkeypatch):
+        """Note what is written down."""
+        end, connected = ledger.end, ledger.connected
+
+        def noted_end(lease, now, ending):
+            self.waited_sum.append(lease.waited)
+            self.held_sum.append(now - lease.granted_at)
+            end(lease, now, ending)
+
+        def noted_connected(seconds):
+            self.created_sum.append(seconds)
+            connected(seconds)
+
+        monkeypatch.setattr(ledger, "end", noted_end)
+        monkeypatch.setattr(ledger, "connected", noted_connected)
 
 
 async def one(db, driver, chance):
@@ -219,17 +190,19 @@ def check(heard, db, truth):
 
 @pytest.mark.filterwarnings("ignore:The garbage collector is trying to clean up:sqlalchemy.exc.SAWarning")
 @pytest.mark.parametrize("temporality", [CUMULATIVE, DELTA], ids=["cumulative", "delta"])
-@pytest.mark.parametrize("crew", CREWS)
-async def test_metrics_equal_the_ledger(use, monkeypatch, crew, temporality):
+@pytest.mark.parametrize(("crew", "witness"), [*((crew, Unobserved) for crew in CREWS), ("two concurrent", Observed)])
+async def test_metrics_equal_the_ledger(use, monkeypatch, crew, witness, temporality):
     """Counts and sums are those of the ledger, in the middle of the storm and after it, over disposals, leaks and spills."""
     monkeypatch.setattr(_ledger, "SAMPLES_KEPT", 64)
     monkeypatch.setattr(_urgency, "clock", virtual_time)
     readers = [make(temporality) for make in CREWS[crew]]
     sdk = use(meter_provider=MeterProvider([reader.reader for reader in readers], shutdown_on_exit=False))
     chance = random.Random(f"{crew} {temporality}")
-    truth, driver = Truth(), FakeDriver(delay=0.3)
-    guard = Guard(name="storm", hold_warning=None, breaker=False, max_waiting=6, observers=(truth,))
+    truth, driver = witness(), FakeDriver(delay=0.3)
+    guard = Guard(name="storm", hold_warning=None, breaker=False, max_waiting=6, **truth.options)
     db = engine(driver, pool_size=3, max_overflow=3, pool_timeout=0.35, guard=guard)
+    truth.watch(ledger_of(db), monkeypatch)
+    assert bool(pool_of(db)._observers.ended) is (witness is Observed), "which way out it is"
     tasks = [asyncio.create_task(one(db, driver, chance)) for _ in range(CHECKOUTS)]
     with contextlib.ExitStack() as stack:
         for reader in readers:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import collections
+import contextlib
 import gc
 import pathlib
 import sys
 
 import pytest
 from doubles.driver import greenlet_spawn
-from doubles.pools import engine, pool_of
+from doubles.pools import TimedPool, engine, pool_of
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from sqlalchemy.pool import AsyncAdaptedQueuePool
@@ -41,9 +43,26 @@ class Instant:
     terminate = close
 
 
+@contextlib.contextmanager
+def observing(events, note):
+    """Note what the interpreter does meanwhile."""
+    monitoring = sys.monitoring
+    monitoring.use_tool_id(monitoring.PROFILER_ID, "test_cost")
+    gc.collect()
+    gc.disable()  # what other tests have left behind is not this checkout's to clear up
+    for event in events:
+        monitoring.register_callback(monitoring.PROFILER_ID, event, note)
+    monitoring.set_events(monitoring.PROFILER_ID, sum(events))
+    try:
+        yield
+    finally:
+        monitoring.set_events(monitoring.PROFILER_ID, 0)
+        monitoring.free_tool_id(monitoring.PROFILER_ID)
+        gc.enable()
+
+
 async def observe(pool, events, note, measured=TIMES):
     """Check out and in several times, and note what the interpreter does meanwhile."""
-    monitoring = sys.monitoring
 
     def checkouts(times):
         for _ in range(times):
@@ -51,25 +70,10 @@ async def observe(pool, events, note, measured=TIMES):
 
     def observed():
         checkouts(3)
-        gc.collect()  # what other tests have left is not collected now
-        gc.disable()
-        for event in events:
-            monitoring.register_callback(monitoring.PROFILER_ID, event, note)
-        monitoring.set_events(monitoring.PROFILER_ID, sum(events))
-        try:
+        with observing(events, note):
             checkouts(measured)
-        finally:
-            monitoring.set_events(monitoring.PROFILER_ID, 0)
-            gc.enable()
 
-    monitoring.use_tool_id(monitoring.PROFILER_ID, "test_cost")
-    gc.collect()
-    gc.disable()  # what other tests have left behind is not this checkout's to clear up
-    try:
-        await greenlet_spawn(observed)
-    finally:
-        gc.enable()
-        monitoring.free_tool_id(monitoring.PROFILER_ID)
+    await greenlet_spawn(observed)
 
 
 async def bytecodes(pool, times=TIMES):
@@ -148,3 +152,38 @@ async def test_nothing_is_measured_or_logged_on_the_way(instant, lane, sdk):
     assert not [module for module in called if module.startswith(("opentelemetry", "sqla_poolguard._otel"))]
     if lane == "fast":
         assert not [module for module in called if module.startswith(("logging", "sqla_poolguard._logs"))]
+
+
+async def take_turns(pool, hold, times, tasks=4):
+    """Have some tasks take turns on one connection, so that each checkout but the first waits in the queue."""
+
+    async def one():
+        for _ in range(times):
+            connection = await greenlet_spawn(pool.connect)
+            await asyncio.sleep(hold)
+            await greenlet_spawn(connection.close)
+
+    await asyncio.gather(*[one() for _ in range(tasks)])
+
+
+async def in_the_queue(hold, events, note, **options):
+    """Note what the interpreter does while connections are waited for, without an SDK."""
+    pool = pool_of(engine(pool=TimedPool.configure(**options), pool_size=1, max_overflow=0))
+    await take_turns(pool, hold, 3)
+    with observing(events, note):
+        await take_turns(pool, hold, TIMES)
+
+
+@pytest.mark.parametrize(("hold", "most"), [(0, 1.03), (0.06, 1.06)], ids=["short waits", "waits worth seeing"])
+async def test_telemetry_adds_next_to_nothing_in_the_queue_without_an_sdk(hold, most):
+    """Who waits, and who gives back while others wait, asks whether there is an SDK, and leaves it at that: all bytecodes, asyncio's included."""
+    counts = {}
+    for telemetry in (False, True):
+        counted = collections.Counter()
+        await in_the_queue(
+            hold, [sys.monitoring.events.INSTRUCTION], lambda code, _, found=counted: found.update((code,)), telemetry=telemetry
+        )
+        counts[telemetry] = counted
+    assert counts[True].total() <= most * counts[False].total()
+    found = {code.co_qualname for code in counts[True] if "opentelemetry" in code.co_filename}
+    assert found <= {"ProxyTracer._tracer"}, "nothing else of OpenTelemetry's runs"
