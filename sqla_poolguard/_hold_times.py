@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 __all__ = ["Exponential", "Histogram", "HoldTimes", "Lognormal"]
 
 _Z99: Final = NormalDist().inv_cdf(0.99)
+_LONGEST_TAIL: Final = 1000
+"""Of a lognormal shape: what it would say of the rest beyond its 99th percentile is no measurement any more."""
 
 
 class HoldTimes(Protocol):
@@ -72,8 +74,11 @@ class Lognormal:
     p99: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.p50 <= self.p99:
-            msg = f"p50={self.p50!r} and p99={self.p99!r} are not allowed; allowed: above 0, and p99 no less than p50"
+        if not 0 < self.p50 <= self.p99 <= self.p50 * _LONGEST_TAIL:
+            msg = (
+                f"p50={self.p50!r} and p99={self.p99!r} are not allowed; allowed: above 0, and p99 no less than p50 and at most "
+            )
+            msg += f"{_LONGEST_TAIL} times as long"
             raise ValueError(msg)
 
     @property

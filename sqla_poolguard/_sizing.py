@@ -143,7 +143,7 @@ def deadlock_floor(tasks: int, nesting: int) -> int:
 def _above_zero(**values: float) -> None:
     for name, value in values.items():
         if not 0 < value < math.inf:
-            msg = f"{name}={value:g} is not allowed; allowed: above 0"
+            msg = f"{name}={value:g} is not allowed; allowed: a number above 0"
             raise ValueError(msg)
 
 

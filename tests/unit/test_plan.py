@@ -120,7 +120,7 @@ def test_pool_timeout_leaves_time_for_the_work(deadline, wait, seconds):
 @pytest.mark.parametrize(
     ("what", "options", "words"),
     [
-        (Load, {"rate": 0.0, "holds": Exponential(0.1)}, "rate=0 is not allowed; allowed: above 0"),
+        (Load, {"rate": 0.0, "holds": Exponential(0.1)}, "rate=0 is not allowed; allowed: a number above 0"),
         (
             Load,
             {"rate": 1.0, "holds": Exponential(0.1), "outside": 0.1},

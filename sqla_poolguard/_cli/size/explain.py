@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from sqla_poolguard._cli.size.quantities import shown_share, shown_time
+from sqla_poolguard._cli.size.quantities import plural, shown_share, shown_time
+from sqla_poolguard._cli.size.words import processes_words, room_words
 
 if TYPE_CHECKING:
     from sqla_poolguard._cli.size.given import Inputs
@@ -27,20 +28,13 @@ def formulas(plan: Plan, inputs: Inputs) -> list[Formula]:
 
 
 def _room(plan: Plan, inputs: Inputs) -> list[Formula]:
-    limits, processes = inputs.limits, plan.service.processes
-    room = limits.room
-    words = (
-        f"max_connections {limits.max_connections} - {limits.withheld} reserved"
-        if room.bound == "max_connections"
-        else f"limit of the {room.bound}"
-    )
-    usable = f"{words} = {room.slots}; - {inputs.others} of others - {inputs.headroom} kept free = {plan.service.usable}"
-    peak = f"({processes.replicas} replicas + {processes.surge} surge + {processes.terminating} terminating) x {processes.workers} workers"
-    peak += f" + {processes.more} more = {processes.peak}; x {processes.engines} engines = {processes.pools} pools"
+    processes = plan.service.processes
+    pools = plural(processes.pools, "pool")
+    peak = processes_words(processes) + (f" = {pools}" if processes.engines > 1 else "")
     return [
-        Formula("usable connections", usable, "PostgreSQL documentation, 20.3.1; InitPostgres() in its source"),
+        Formula("usable connections", room_words(inputs), "PostgreSQL documentation, 20.3.1; InitPostgres() in its source"),
         Formula("processes at the peak", peak, "Kubernetes, Deployments: maxSurge; a terminating pod counts in neither"),
-        Formula("ceiling", f"{plan.service.usable} / {processes.pools} pools = {plan.ceiling} each, rounded down", "arithmetic"),
+        Formula("ceiling", f"{plan.service.usable} / {pools} = {plan.ceiling} each, rounded down", "arithmetic"),
     ]
 
 
