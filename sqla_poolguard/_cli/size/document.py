@@ -58,10 +58,13 @@ def document(plan: Plan, inputs: Inputs, *, prepared: bool) -> dict[str, Any]:
             "deadlock_floor": plan.floor,
             "ceiling": plan.ceiling,
             "late_share": plan.wait_share,
+            "needed_late_share": [plan.known.low, plan.known.high],
+            "certain": plan.certain,
         },
         "total": plan.total,
         "shared": plan.shared,
         "simulated": plan.simulated,
+        "played": plan.played,
         "curve": [{"pool_size": point.size, "late_share": point.share} for point in plan.curve],
         "sensitivity": [
             {

@@ -82,11 +82,11 @@ def gather(given: Given, measured: Sequence[Measured]) -> Inputs:
         processes = _processes(given)
         limits = _limits(given, measured)
         others = _others(given, measured)
-        usable = limits.left(others, given.headroom).slots
+        left = limits.left(others, given.headroom)
         return Inputs(
             load=_load(given, measured, processes),
             target=Target(wait=given.wait, share=given.late, deadline=given.deadline),
-            service=Service(processes=processes, usable=usable, cores=given.cores),
+            service=Service(processes=processes, usable=left.slots, bound=left.bound, cores=given.cores),
             limits=limits,
             others=others,
             headroom=given.headroom,

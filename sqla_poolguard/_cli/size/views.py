@@ -12,7 +12,7 @@ from rich.text import Text
 
 from sqla_poolguard._cli.charts import bar
 from sqla_poolguard._cli.size.quantities import plural, shown_share, shown_time
-from sqla_poolguard._cli.size.words import processes_words, room_words
+from sqla_poolguard._cli.size.words import processes_words, room_words, unsure_words
 from sqla_poolguard._sizing import Verdict
 
 if TYPE_CHECKING:
@@ -51,10 +51,13 @@ def figures(plan: Plan) -> RenderableType:
     table.add_column()
     how = "played through" if plan.simulated else "Erlang C"
     late = f"at most {shown_share(plan.target.share)} wait longer than {shown_time(plan.target.wait)} ({how})"
+    unsure = unsure_words(plan)
     table.add_row(
         "busy on average", f"{plan.busy:.3g}", Text(f"{_number(plan.rate)}/s x {shown_time(plan.load.holds.mean)}", "dim")
     )
     table.add_row("needed", Text(str(plan.demand), "bold"), Text(late, "dim"))
+    if unsure:
+        table.add_row("", "", Text(unsure, "yellow"))
     if plan.load.nesting > 1:
         table.add_row(
             "deadlock floor",
@@ -81,11 +84,21 @@ def curve(plan: Plan, *, plain: bool) -> RenderableType:
     table.add_column(min_width=_BAR)
     table.add_column(justify="right")
     table.add_column()
+    last = None
     for point in _seen(plan):
+        if last is not None and point.size > last + 1:
+            table.add_row("..." if plain else "…")
+        last = point.size
         enough = point.share <= plan.target.share
         length = max(math.log10(point.share) + _DECADES, 0.0) if point.share > 0 else 0.0
         marks = [
-            word for found, word in ((point.size == plan.demand, "enough"), (point.size == plan.ceiling, "ceiling")) if found
+            word
+            for size, word in (
+                (plan.size, "suggested"),
+                (plan.demand if plan.demand < plan.size else 0, "enough for the load"),
+                (plan.ceiling, "ceiling"),
+            )
+            if point.size == size
         ]
         arrow = f"{'<-' if plain else '←'} {', '.join(marks)}" if marks else ""
         drawn = Text(bar(length, _DECADES, _BAR, plain=plain), "green" if enough else "yellow")
@@ -96,7 +109,7 @@ def curve(plan: Plan, *, plain: bool) -> RenderableType:
 def _seen(plan: Plan) -> list[Point]:
     """Leave out what lies beyond the first size with which next to nobody waits."""
     beyond = [point.size for point in plan.curve if point.size >= plan.demand and point.share < 10**-_DECADES]
-    return [point for point in plan.curve if not beyond or point.size <= beyond[0]]
+    return [point for point in plan.curve if not beyond or point.size in {*range(beyond[0] + 1), plan.size}]
 
 
 def sensitivity(plan: Plan, *, plain: bool) -> RenderableType:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sqla_poolguard._budget import Bound
-from sqla_poolguard._cli.size.quantities import plural
+from sqla_poolguard._cli.size.quantities import plural, shown_share
 
 if TYPE_CHECKING:
     from sqla_poolguard._budget import Processes
     from sqla_poolguard._cli.size.given import Inputs
+    from sqla_poolguard._plan import Plan
 
-__all__ = ["processes_words", "room_words"]
+__all__ = ["processes_words", "room_words", "unsure_words"]
 
 
 def room_words(inputs: Inputs) -> str:
@@ -38,3 +39,21 @@ def processes_words(processes: Processes) -> str:
     words += f" + {processes.more} more" if processes.more else ""
     words += f" = {processes.peak} at the peak"
     return words + (f", {processes.engines} engines each" if processes.engines > 1 else "")
+
+
+def unsure_words(plan: Plan) -> str:
+    """Say what was not found out, however long the load was played; nothing where it was."""
+    if plan.certain or not plan.simulated or plan.size > plan.demand:
+        return ""
+    if plan.wild:
+        return f"not certain: with so long a tail of the holds, even {plan.played:,} checkouts tell little; measure, and leave room"
+    below, goal = plan.known_below, plan.target.share
+    if plan.known.high > goal:
+        return f"not certain: {_between(plan.known.low, plan.known.high)} wait that long with {plan.demand}"
+    return (
+        f"the safe side: with {plan.demand - 1} it is {_between(below.low, below.high)}, as far as {plan.played:,} checkouts tell"
+    )
+
+
+def _between(low: float, high: float) -> str:
+    return f"{shown_share(low)} to {shown_share(high)}" if low else f"up to {shown_share(high)}"
