@@ -140,7 +140,7 @@ class Case:
             return None
         each = self._size_in(low)
         reason = f"{asked}; {low} of {each} would do, with {low * each}"
-        fewer = f"run at most {low} pools at the peak, rollouts included (there are {processes.pools}): each larger, in all fewer"
+        fewer = f"run at most {low} pools at the peak, rollouts included (there are {processes.pools}), of {each} each"
         return Judgement(Verdict.TOO_MANY_PROCESSES, reason, (fewer, "or put PgBouncer between", *self._outside()))
 
     def _size_in(self, pools: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -42,5 +43,4 @@ class Commands(click.Group):
 
 def _wants_json(given: Sequence[str]) -> bool:
     """Tell it of arguments that could not be read: what they say of themselves."""
-    pairs = zip(given, [*given[1:], ""], strict=True)
-    return "--json" in given or "--format=json" in given or ("--format", "json") in pairs
+    return "--json" in given or "--format=json" in given or ("--format", "json") in pairwise(given)

@@ -169,6 +169,27 @@ async def test_few_slots_and_none(newest, connect, alarms):
     await db.dispose()
 
 
+async def test_few_slots_of_the_server_where_the_role_has_many(newest, connect, alarms):
+    """The limit that leaves the least is told, which is not always the smallest one; and which it is."""
+    async with judge_of(newest) as judge:
+        await judge.execute("CREATE ROLE limited LOGIN PASSWORD 'secret-of-app' CONNECTION LIMIT 15")
+        url = as_app(newest).replace("//app:", "//limited:")
+        db = connect(url)
+        strangers = [await asyncpg.connect(newest.url("postgresql")) for _ in range(13)]
+        async with PoolMonitor(db, interval=0.05, slots_low=3):
+            await until(lambda: alarms("server_slots_low"))
+        assert "2 of 17 slots are free" in alarms("server_slots_low")[0].getMessage()
+        for stranger in strangers:
+            await stranger.close()
+        own = [await asyncpg.connect(url.replace("+asyncpg", "")) for _ in range(11)]
+        async with PoolMonitor(db, interval=0.05, slots_low=3):
+            await until(lambda: len(alarms("server_slots_low")) == 2)
+        assert "3 of 15 slots of the role's limit are free" in alarms("server_slots_low")[1].getMessage()
+        for one in own:
+            await one.close()
+    await db.dispose()
+
+
 async def test_a_server_that_goes_and_comes_back(connect, caplog, alarms):
     """It says once that it cannot ask, watches the pool meanwhile, and says once that it can again."""
     with EmbeddedPostgres() as server:

@@ -18,8 +18,8 @@ __all__ = ["processes_words", "room_words", "unsure_words"]
 def room_words(inputs: Inputs) -> str:
     """Give the sum of the limit that leaves the least; where that is not the server's, also what the server leaves."""
     limits, others = inputs.limits, inputs.others
-    server = f"max_connections {limits.max_connections} - {limits.withheld} reserved - {others.server} of others"
-    server += f" - {inputs.headroom} kept free"
+    server = f"max_connections {limits.max_connections} - {limits.withheld} reserved"
+    server += (f" - {others.server} of others" if others.server else "") + f" - {inputs.headroom} kept free"
     left = limits.left(others, inputs.headroom)
     if left.bound is Bound.SERVER:
         return f"{server} = {left.slots} usable"
@@ -46,7 +46,9 @@ def unsure_words(plan: Plan) -> str:
     if plan.certain or not plan.simulated or plan.size > plan.demand:
         return ""
     if plan.wild:
-        return f"not certain: with so long a tail of the holds, even {plan.played:,} checkouts tell little; measure, and leave room"
+        return (
+            f"not certain: with so long a tail of the holds, even {plan.played:,} checkouts tell little; measure, and leave room"
+        )
     below, goal = plan.known_below, plan.target.share
     if plan.known.high > goal:
         return f"not certain: {_between(plan.known.low, plan.known.high)} wait that long with {plan.demand}"
