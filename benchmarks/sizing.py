@@ -27,10 +27,10 @@ SHAPES: dict[str, HoldTimes] = {
 }
 
 
-def played(traffic: Traffic, servers: int, erlangs: float, patience: float) -> float:
-    """Give the share that waits for longer, of one long day; times in mean holds."""
+def played(traffic: Traffic, servers: int, erlangs: float, patience: float, days: int = 1) -> float:
+    """Give the share that waits for longer; times in mean holds."""
     line = Line(traffic, erlangs, servers, patience, REQUESTS)
-    line.play(1)
+    line.play(days)
     return line.share().seen
 
 
@@ -58,7 +58,7 @@ def other_shapes() -> None:
     for (name, holds), servers, busy in product(SHAPES.items(), (5, 10, 30), (0.6, 0.8)):
         shape = holds.scaled(HOLD / holds.mean)
         load, spread = servers * busy, (1 + shape.variation**2) / 2
-        seen = played(Traffic(shape, seed=7), servers, load, 1.0)
+        seen = played(Traffic(shape, seed=7), servers, load, 1.0, days=5)
         erlang = wait_above(HOLD, servers, load, HOLD)
         allen = erlang_c(servers, load) * math.exp(-(servers - load) / spread)
         print(f"  {name:15s} {servers:3d} connections, {busy:.0%} busy: {seen:7.4f}   {erlang:7.4f}   {allen:7.4f}")

@@ -46,9 +46,7 @@ def _need(plan: Plan) -> list[Formula]:
     if plan.simulated:
         played = f"the least c with {late} = {plan.demand}: the load was played through, {plan.played:,} checkouts (holds {plan.load.holds.words}; "
         played += f"bursts of {plan.load.burst}); Erlang's formula holds for exponential holds and single arrivals only; "
-        played += (
-            f"with {plan.demand} {shown_share(plan.known.low)} to {shown_share(plan.known.high)} wait that long (99 of 100 times)"
-        )
+        played += f"with {plan.demand}, from {shown_share(plan.known.low)} to {shown_share(plan.known.high)} wait that long (99 of 100 times)"
         found.append(Formula("needed", played, "J. Kiefer and J. Wolfowitz, On the theory of queues with many servers, 1955"))
     else:
         formula = f"P(wait > t) = C(c, a) exp(-(c - a) t / h), a = {plan.busy:.3g}, h = {shown_time(hold)}; the least c with {late} = {plan.demand}"

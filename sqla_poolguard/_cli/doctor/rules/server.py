@@ -191,7 +191,7 @@ RULES: Final = (
         title="The pools can ask for more connections than the server has",
         severity=Severity.ERROR,
         looks="Pool sizes x processes at peak is more than the slots that the role can use (max_connections less the reserves that are not "
-        "for it, the role's and the database's CONNECTION LIMIT). A warning where it fits only while others have none. "
+        "for it, the role's and the database's CONNECTION LIMIT). A warning where it fits only while others have none (each limit counts its own: the role's those of the role). "
         "Not behind a pooler: see PG019.",
         why="At the next peak or rollout connects fail with 53300, in whatever service asks last.",
         fix="Smaller pools, or fewer processes, or a pooler in transaction mode: poolguard size says which. Holds that are shorter need "
