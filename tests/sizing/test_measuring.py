@@ -158,14 +158,14 @@ def test_each_limit_of_a_server_counts_its_own(size, asked):
             role = size.answer("--from", url_of(server, "narrow"), *LOAD)
             tight = f"{url_of(server, 'shop').rpartition('/')[0]}/tight"
             database = size.answer("--from", tight, *LOAD)["server"]
-            both = size.answer("--from", tight, "--role-limit", 15, "--max-connections", 40, *LOAD)["server"]
+            both = size.answer("--from", tight, "--role-limit", 5, "--max-connections", 50, *LOAD)["server"]
             shown = " ".join(size.run("--from", url_of(server, "narrow"), *LOAD, COLUMNS="200").stdout.split())
     found = role["server"]
     assert (found["bound"], found["room"], found["others_of_role"], found["usable"]) == ("role", 12, 1, 11)
     assert "connections of others now, 1 of them of this role" in role["measured"][0]["notes"][0]
     assert "limit of the role 12 - 1 of others = 11 usable (of the server max_connections 60 -" in shown
     assert (database["bound"], database["room"], database["others_in_database"], database["usable"]) == ("database", 20, 1, 19)
-    assert (both["bound"], both["usable"], both["max_connections"]) == ("role", 15, 40), "what is given wins"
+    assert (both["bound"], both["usable"], both["max_connections"]) == ("role", 5, 50), "what is given wins"
     assert found["others"] >= 3
 
 
