@@ -12,10 +12,13 @@ import pytest
 from doubles.pools import TimedPool
 from doubles.world import STOCK, Scene, play
 
+from sqla_poolguard._budget import Processes
 from sqla_poolguard._demand import Demand
 from sqla_poolguard._erlang import wait_above
 from sqla_poolguard._hold_times import Exponential, Histogram, Lognormal
+from sqla_poolguard._plan import make_plan
 from sqla_poolguard._queueing import Line, Traffic, waits
+from sqla_poolguard._sizing import Load, Service, Target
 
 HOLD = 0.05
 PATIENT = {"patience": 1e6, "retries": 0, "warmup": 0.0}
@@ -170,7 +173,7 @@ def test_longest_hold_is_one_that_fits(holds):
     assert Demand(100.0, holds.scaled(factor), most=0).least() <= 16 < Demand(100.0, holds.scaled(factor * 1.1), most=0).least()
 
 
-def long_run(rate, draw, burst, size, requests=1_200_000):
+def long_run(rate, draw, burst, size, requests=600_000):
     """Play a load with other chances, drawn another way and stretched to nothing: the share that waits longer than 50 ms."""
     dice, now, asked = random.Random(99), 0.0, []
     for number in range(requests):
@@ -212,3 +215,15 @@ def test_what_is_not_certain_is_on_the_safe_side():
     assert not demand.is_certain(9)
     assert demand.known(8).low <= 0.0116 < demand.known(8).high
     assert demand.played <= 1_600_000
+
+
+def test_played_curve_agrees_with_what_was_played_for_longer():
+    """More connections never look worse, and the size that is suggested is the first that is surely enough."""
+    service = Service(processes=Processes(), usable=97)
+    plan = make_plan(Load(rate=100.0, holds=Lognormal(0.02, 0.4)), Target(), service)
+    assert plan.size == 9
+    shares = [point.share for point in plan.curve]
+    assert shares == sorted(shares, reverse=True)
+    assert dict(plan.curve)[9] == plan.wait_share == plan.known.seen
+    assert dict(plan.curve)[8] == plan.known_below.seen > 0.01
+    assert plan.known.high <= 0.01

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sqla_poolguard._budget import Bound, Processes
-from sqla_poolguard._hold_times import Exponential, Lognormal
+from sqla_poolguard._hold_times import Exponential
 from sqla_poolguard._plan import make_plan
 from sqla_poolguard._sizing import Knee, Load, Service, Target, Verdict, deadlock_floor
 
@@ -142,17 +142,6 @@ def test_curve_shows_the_size_that_is_suggested():
     assert (plan.demand, plan.size) == (5, 41)
     assert [point.size for point in plan.curve] == [4, 5, 6, 7, 8, 9, 41]
     assert planned(nesting=2, tasks=6).curve[-2].size == 8
-
-
-def test_played_curve_agrees_with_what_was_played_for_longer():
-    """More connections never look worse, and the size that is suggested is the first that is surely enough."""
-    plan = planned(rate=100.0, holds=Lognormal(0.02, 0.4))
-    assert plan.size == 9
-    shares = [point.share for point in plan.curve]
-    assert shares == sorted(shares, reverse=True)
-    assert dict(plan.curve)[9] == plan.wait_share == plan.known.seen
-    assert dict(plan.curve)[8] == plan.known_below.seen > 0.01
-    assert plan.known.high <= 0.01
 
 
 def test_knee_of_the_server():
