@@ -114,7 +114,7 @@ class Case:
         fitting = max((self.service.processes.share(usable) - 1) // (load.nesting - 1), 0)
         fewer = f"or let at most {fitting} tasks of a process nest at a time, as with an asyncio.Semaphore"
         helps = fitting > 0 and self.need <= self.service.processes.share(usable)
-        return Judgement(Verdict.NESTED, reason, (*self._nested(), *((fewer,) if helps else ()), *self._outside()))
+        return Judgement(Verdict.NESTED, reason, (*self._nested(), *((fewer,) if helps else ())))
 
     def _overloaded(self, knee: Knee) -> Judgement:
         reason = (
