@@ -6,6 +6,9 @@ import sys
 
 __all__ = ["main"]
 
+_EXTRAS = {"click": "cli", "rich": "cli", "psycopg": "cli", "psycopg_binary": "cli", "asyncpg": "cli,postgresql"}
+"""Which extra brings what the commands need; the demo needs more, all of which is in its own."""
+
 
 def main() -> None:
     """Run the command line; what it needs is an extra, and if it is missing the reader is told which."""
@@ -17,8 +20,9 @@ def main() -> None:
         missing = (error.name or "").partition(".")[0]
         if missing in {"", "sqla_poolguard", "sqla-poolguard"}:
             raise
+        extra = "demo" if "demo" in sys.argv[1:2] else _EXTRAS.get(missing, "demo")
         sys.stderr.write(
-            f'poolguard: the package {missing!r} is not installed: pip install "sqla-poolguard[demo]" installs all it needs.\n'
+            f'poolguard: the package {missing!r} is not installed: pip install "sqla-poolguard[{extra}]" installs all it needs.\n'
         )
         sys.exit(2)
     except KeyboardInterrupt:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["LIMITS_SQL", "Bound", "Processes", "Room", "ServerLimits", "most"]
+__all__ = ["LIMITS_SQL", "Bound", "Others", "Processes", "Room", "ServerLimits", "most", "shown_size"]
 
 LIMITS_SQL: Final = """
 SELECT current_setting('server_version_num')::int AS version,
@@ -36,6 +36,12 @@ _NO_LIMIT: Final = -1
 """As PostgreSQL writes it in `rolconnlimit` and `datconnlimit`; -2 is a database that is being dropped."""
 
 
+def _at_least(name: str, value: int, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        msg = f"{name}={value!r} is not allowed; allowed: a whole number from {least}"
+        raise ValueError(msg)
+
+
 class Bound(enum.StrEnum):
     """Which limit it is that leaves a role the least room."""
 
@@ -48,11 +54,37 @@ class Bound(enum.StrEnum):
 
 
 class Room(NamedTuple):
-    """The connections that one role can have to one database at most, if nobody else has any."""
+    """Connections that one role can have to one database, and what it is that allows no more."""
 
     slots: int
     bound: Bound
     """Which limit that is; of equal ones the server's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Others:
+    """
+    Connections that somebody else has, or must be able to get.
+
+    Each limit counts its own: the server's all of them, a role's and a database's only those of that role and to that database.
+
+    Raises:
+        ValueError: less than none.
+    """
+
+    server: int = 0
+    """All of them, whatever their role and database."""
+    role: int = 0
+    """Of them, those of our role: another service that logs in like ours."""
+    database: int = 0
+    """Of them, those to our database: other services that share it."""
+
+    def __post_init__(self) -> None:
+        for name in ("server", "role", "database"):
+            _at_least(f"others.{name}", getattr(self, name), 0)
+
+
+_NOBODY: Final = Others()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,25 +138,34 @@ class ServerLimits:
         return self.superuser_reserved + (0 if self.may_use_reserved else self.reserved)
 
     @property
-    def room(self) -> Room:
-        """The connections that the role can have at most, and which limit that is."""
-        rooms = [Room(self.max_connections - self.withheld, Bound.SERVER)]
+    def rooms(self) -> tuple[Room, ...]:
+        """What each limit that applies allows, if nobody else has any; the server's first."""
+        found = [Room(self.max_connections - self.withheld, Bound.SERVER)]
         if not self.is_superuser:
             own = ((self.role_limit, Bound.ROLE), (self.database_limit, Bound.DATABASE))
-            rooms += [Room(max(limit, 0), bound) for limit, bound in own if limit != _NO_LIMIT]
-        return min(rooms, key=lambda room: room.slots)
+            found += [Room(max(limit, 0), bound) for limit, bound in own if limit != _NO_LIMIT]
+        return tuple(found)
 
-    def usable(self, others: int = 0) -> int:
+    @property
+    def room(self) -> Room:
+        """The connections that the role can have at most, if nobody else has any, and which limit that is."""
+        return self.left()
+
+    def allowed(self, bound: Bound) -> int:
+        """Give what one limit that applies allows, if nobody else has any."""
+        return next(room.slots for room in self.rooms if room.bound is bound)
+
+    def left(self, others: Others = _NOBODY, headroom: int = 0) -> Room:
         """
-        Give the connections that are left for one service.
+        Give what is left for one service, and which limit it is that leaves the least.
 
         Args:
-            others: connections that others have, or must be able to get, out of the same room: other services, jobs, migrations,
-                an administrator. For a role's limit that is those of the same role, for the others' they are counted too: be careful
-                and count all.
+            others: what others have, or must be able to get.
+            headroom: slots of the server that are to stay free beside it, for people and migrations.
         """
-        _at_least("others", others, 0)
-        return max(self.room.slots - others, 0)
+        _at_least("headroom", headroom, 0)
+        taken = {Bound.SERVER: others.server + headroom, Bound.ROLE: others.role, Bound.DATABASE: others.database}
+        return min((Room(max(slots - taken[bound], 0), bound) for slots, bound in self.rooms), key=lambda room: room.slots)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,7 +236,8 @@ def most(pool_size: int, max_overflow: int) -> int | None:
     return None if pool_size == 0 or max_overflow < 0 else pool_size + max_overflow
 
 
-def _at_least(name: str, value: int, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        msg = f"{name}={value!r} is not allowed; allowed: a whole number from {least}"
-        raise ValueError(msg)
+def shown_size(pool_size: int, max_overflow: int) -> str:
+    """Write a pool's size as people do: 10+5; and which option it is that leaves it without a limit."""
+    if most(pool_size, max_overflow) is not None:
+        return f"{pool_size}+{max_overflow}"
+    return "no limit (pool_size=0)" if pool_size == 0 else f"{pool_size}+ without limit (max_overflow={max_overflow})"

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+from sqla_poolguard._budget import Bound
 from sqla_poolguard._demand import Demand
 from sqla_poolguard._sizing import Verdict, deadlock_floor
 
 if TYPE_CHECKING:
     from sqla_poolguard._hold_times import HoldTimes
+    from sqla_poolguard._queueing import Traffic
     from sqla_poolguard._sizing import Knee, Load, Service, Target
 
 __all__ = ["Case", "Judgement"]
+
+_NONE_LEFT: Final = {
+    Bound.SERVER: ": others, and what is kept free, take all that max_connections leaves",
+    Bound.ROLE: ": others of the same role take all that its limit leaves",
+    Bound.DATABASE: ": others take all that the limit of the database leaves",
+}
 
 
 class Judgement(NamedTuple):
@@ -31,17 +39,24 @@ class Case:
     load: Load
     target: Target
     service: Service
+    need: int
+    """Connections that each pool needs for its load."""
     size: int
-    """Connections that each pool needs."""
+    """Connections that each pool needs, also so as not to deadlock on itself."""
+    shared_need: int
+    """Connections that all need together for the load, if they share."""
     shared: int
-    """Connections that all need together, if they share."""
+    """Likewise, also so as not to deadlock."""
     working: float
     """Mean number of connections that the server works for at one time."""
     knee: Knee | None
+    traffic: Traffic
 
     def judge(self) -> Judgement:
         """Give the verdict."""
         pools, usable = self.service.processes.pools, self.service.usable
+        if not usable:
+            return self._no_room()
         if self.knee is not None and self.working > self.knee.recent:
             return self._overloaded(self.knee)
         if self.size * pools <= usable:
@@ -51,6 +66,13 @@ class Case:
                 self._notes(),
             )
         asked = f"{_need(pools, self.size)} connections, and {usable} are usable"
+        if self.size > self.need and (self.need * pools <= usable or self.shared_need <= usable < self.shared):
+            return self._too_nested(asked)
+        return self._too_many(asked)
+
+    def _too_many(self, asked: str) -> Judgement:
+        """Judge what the load itself needs more of than there is."""
+        pools, usable = self.service.processes.pools, self.service.usable
         if self.load.outside and self._released * pools <= usable:
             reason = (
                 f"{asked}; of a hold of {_time(self.load.holds.mean)}, {_time(self.load.outside)} are spent outside the database"
@@ -58,15 +80,41 @@ class Case:
             return Judgement(Verdict.HOLD_TOO_LONG, reason, (self._release(), *self._shorter()))
         if self.shared > usable:
             reason = f"{asked}; even if all of them shared, they would need {self.shared}" if pools > 1 else asked
-            reason += " so as not to deadlock" if self.load.nesting > 1 and self.shared == self._floor_of_all else ""
             return Judgement(
-                Verdict.HOLD_TOO_LONG, reason, (*self._nested(), *self._outside(), *self._shorter(), *self._larger())
+                Verdict.HOLD_TOO_LONG, reason, (*self._outside(), *self._shorter(), *self._nested(), *self._larger())
             )
         return self._fewer(asked) or Judgement(
             Verdict.NEEDS_POOLER,
             f"{asked}; if all of them share, {self.shared} are enough",
             ("put PgBouncer between, in transaction mode", *self._nested(), *self._outside()),
         )
+
+    def _no_room(self) -> Judgement:
+        """Judge where no load would fit: that is no matter of the pools."""
+        reason = (
+            f"{_need(self.service.processes.pools, self.size)} connections, and none is usable{_NONE_LEFT[self.service.bound]}"
+        )
+        advice = {
+            Bound.SERVER: "raise max_connections, or have the others take fewer (--others, --headroom)",
+            Bound.ROLE: "raise the limit: ALTER ROLE … CONNECTION LIMIT",
+            Bound.DATABASE: "raise the limit: ALTER DATABASE … CONNECTION LIMIT",
+        }
+        return Judgement(Verdict.NO_ROOM, reason, (advice[self.service.bound],))
+
+    def _too_nested(self, asked: str) -> Judgement:
+        """Judge where it is the deadlock floor that has no room, however short holds are."""
+        load, pools, usable = self.load, self.service.processes.pools, self.service.usable
+        reason = f"{asked}; {load.tasks} tasks with {load.nesting} connections each deadlock with less than {self.size}, however short the holds; "
+        if self.need * pools <= usable:
+            reason += f"without nesting, {_need(pools, self.need)}"
+        else:
+            reason += (
+                f"if all shared, they would need {self.shared} so as not to deadlock, and without nesting {self.shared_need}"
+            )
+        fitting = max((self.service.processes.share(usable) - 1) // (load.nesting - 1), 0)
+        fewer = f"or let at most {fitting} tasks of a process nest at a time, as with an asyncio.Semaphore"
+        helps = fitting > 0 and self.need <= self.service.processes.share(usable)
+        return Judgement(Verdict.NESTED, reason, (*self._nested(), *((fewer,) if helps else ())))
 
     def _overloaded(self, knee: Knee) -> Judgement:
         reason = (
@@ -92,7 +140,7 @@ class Case:
             return None
         each = self._size_in(low)
         reason = f"{asked}; {low} of {each} would do, with {low * each}"
-        fewer = f"run at most {low} pools at the peak, rollouts included (there are {processes.pools}): each larger, in all fewer"
+        fewer = f"run at most {low} pools at the peak, rollouts included (there are {processes.pools}), of {each} each"
         return Judgement(Verdict.TOO_MANY_PROCESSES, reason, (fewer, "or put PgBouncer between", *self._outside()))
 
     def _size_in(self, pools: int) -> int:
@@ -109,12 +157,9 @@ class Case:
         return max(own, deadlock_floor(self.load.tasks, self.load.nesting))
 
     def _demand(self, rate: float, holds: HoldTimes) -> Demand:
-        return Demand(rate, holds, burst=self.load.burst, wait=self.target.wait, share=self.target.share)
-
-    @property
-    def _floor_of_all(self) -> int:
-        serving = self.service.processes.steady.pools
-        return deadlock_floor(self.load.tasks * serving, self.load.nesting)
+        """Give what is likely: it judges, and is not suggested."""
+        target = self.target
+        return Demand(rate, holds, burst=self.load.burst, wait=target.wait, share=target.share, traffic=self.traffic, most=0)
 
     @property
     def _rate(self) -> float:
@@ -127,8 +172,12 @@ class Case:
         return (self._release(),) if self.load.outside else ()
 
     def _shorter(self) -> tuple[str, ...]:
-        room = self.service.processes.share(self.service.usable)
-        if room < max(1, deadlock_floor(self.load.tasks, self.load.nesting)):
+        room, usable = self.service.processes.share(self.service.usable), self.service.usable
+        if not room and self.load.nesting == 1:
+            longest = self._demand(self.load.rate, self.load.holds).longest_hold(usable)
+            together = f"hold for {_time(longest)} on average at most, and have all pools share {usable} connections (PgBouncer)"
+            return (together,) if longest else ()
+        if room < deadlock_floor(self.load.tasks, self.load.nesting):
             return ()
         longest = self._demand(self._rate, self.load.holds).longest_hold(room)
         return (f"hold for {_time(longest)} on average at most: then {room} for each pool are enough",) if longest else ()

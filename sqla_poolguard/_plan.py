@@ -7,16 +7,20 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sqla_poolguard._demand import Demand
 from sqla_poolguard._fit import Case
+from sqla_poolguard._queueing import Traffic
 from sqla_poolguard._sizing import deadlock_floor, knee
 
 if TYPE_CHECKING:
     from sqla_poolguard._hold_times import HoldTimes
+    from sqla_poolguard._queueing import Share
     from sqla_poolguard._sizing import Knee, Load, Service, Target, Verdict
 
 __all__ = ["Plan", "Point", "Row", "make_plan"]
 
 _EXAMPLE: Final = 0.4
 """Seconds of the outside call that the sensitivity table shows, where the load has none."""
+_OWN, _SHARED = 1_600_000, 800_000
+"""Checkouts to play at most so as to be sure of what one pool needs, and all of them if they share and have to."""
 _BELOW, _ABOVE = 4, 4
 """Sizes of the curve below and above the one that is enough."""
 
@@ -66,6 +70,16 @@ class Plan:
     """Suggested for one pool."""
     wait_share: float
     """Of the checkouts, those that wait for longer than the target says, with that size."""
+    known: Share
+    """That share with what the load needs, and how well it is known."""
+    known_below: Share
+    """That share with one connection less than the load needs."""
+    played: int
+    """Checkouts that were played for these; 0 if none was."""
+    certain: bool
+    """Whether it is known that so many are enough for the load, and that one less is not."""
+    wild: bool
+    """Whether it is not because the holds have so long a tail."""
     total: int
     """That all pools take at the peak, with that size."""
     shared: int
@@ -84,16 +98,30 @@ def make_plan(load: Load, target: Target, service: Service) -> Plan:
     processes = service.processes
     serving = processes.steady.pools
 
-    def demand(rate: float, holds: HoldTimes) -> Demand:
-        return Demand(rate, holds, burst=load.burst, wait=target.wait, share=target.share)
+    traffic = Traffic(load.holds, burst=load.burst)
 
-    own, floor = demand(load.rate / serving, load.holds), deadlock_floor(load.tasks, load.nesting)
+    def demand(rate: float, holds: HoldTimes, most: int = 0) -> Demand:
+        return Demand(rate, holds, burst=load.burst, wait=target.wait, share=target.share, traffic=traffic, most=most)
+
+    own, floor = demand(load.rate / serving, load.holds, _OWN), deadlock_floor(load.tasks, load.nesting)
     need = own.least()
     size = max(need, floor)
-    shared = max(demand(load.rate, load.holds).least(), deadlock_floor(load.tasks * serving, load.nesting))
+    fits = size * processes.pools <= service.usable
+    shared_need = need if serving == 1 else demand(load.rate, load.holds, 0 if fits else _SHARED).least()
+    shared = max(shared_need, deadlock_floor(load.tasks * serving, load.nesting))
     working, edge = load.rate * (load.holds.mean - load.outside), None if service.cores is None else knee(service.cores)
-    case = Case(load=load, target=target, service=service, size=size, shared=shared, working=working, knee=edge)
-    judgement = case.judge()
+    judgement = Case(
+        load=load,
+        target=target,
+        service=service,
+        need=need,
+        size=size,
+        shared_need=shared_need,
+        shared=shared,
+        working=working,
+        knee=edge,
+        traffic=traffic,
+    ).judge()
 
     def row(what: str, rate: float, hold: float) -> Row:
         needed = max(demand(rate / serving, load.holds.scaled(hold / load.holds.mean)).least(), floor)
@@ -113,7 +141,7 @@ def make_plan(load: Load, target: Target, service: Service) -> Plan:
         row(other[0], load.rate, other[1]),
         row("twice as many checkouts", 2 * load.rate, mean),
     )
-    first = max(int(own.erlangs) + 1, need - _BELOW)
+    known = own.known(need)
     return Plan(
         load=load,
         target=target,
@@ -128,11 +156,28 @@ def make_plan(load: Load, target: Target, service: Service) -> Plan:
         ceiling=processes.share(service.usable),
         size=size,
         wait_share=own.share(size),
+        known=known,
+        known_below=own.known(need - 1),
+        played=own.played if own.simulated else 0,
+        certain=own.is_certain(need),
+        wild=own.is_wild,
         total=size * processes.pools,
         shared=shared,
         working=working,
         knee=edge,
-        curve=tuple(Point(number, own.share(number)) for number in range(first, need + _ABOVE + 1)),
+        curve=_curve(own, need, size),
         sensitivity=rows,
         simulated=own.simulated,
     )
+
+
+def _curve(own: Demand, need: int, size: int) -> tuple[Point, ...]:
+    """Give the points around what the load needs, and that of the size that is suggested, if that is a larger one."""
+    first, edges = max(int(own.erlangs) + 1, need - _BELOW), (own.share(need - 1), own.share(need))
+    numbers = list(range(first, need + _ABOVE + 1))
+    # the two that matter were played for longer; the others are not to contradict them
+    shares = [max(own.look(number), edges[0]) if number < need else min(own.look(number), edges[1]) for number in numbers]
+    points = [Point(number, share) for number, share in zip(numbers, shares, strict=True)]
+    if size > numbers[-1]:
+        points.append(Point(size, min(own.share(size), edges[1])))
+    return tuple(points)

@@ -7,6 +7,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from sqla_poolguard._budget import Bound
+
 if TYPE_CHECKING:
     from sqla_poolguard._budget import Processes
     from sqla_poolguard._hold_times import HoldTimes
@@ -24,6 +26,10 @@ class Verdict(enum.StrEnum):
     """They have."""
     HOLD_TOO_LONG = "hold time too long"
     """Connections are held for too long for this rate: shorter holds make it fit, or nothing else would."""
+    NESTED = "nested checkouts"
+    """What they need for their load has room; what they need because tasks hold several connections at once has not."""
+    NO_ROOM = "no room"
+    """There is not one connection for this service."""
     TOO_MANY_PROCESSES = "too many processes"
     """Fewer pools, each a little larger, have room."""
     NEEDS_POOLER = "needs a pooler"
@@ -111,6 +117,8 @@ class Service:
     """Connections that the service may have in all."""
     cores: int | None = None
     """Of the database server."""
+    bound: Bound = Bound.SERVER
+    """Which limit it is that leaves no more."""
 
 
 class Knee(NamedTuple):
@@ -143,7 +151,7 @@ def deadlock_floor(tasks: int, nesting: int) -> int:
 def _above_zero(**values: float) -> None:
     for name, value in values.items():
         if not 0 < value < math.inf:
-            msg = f"{name}={value:g} is not allowed; allowed: above 0"
+            msg = f"{name}={value:g} is not allowed; allowed: a number above 0"
             raise ValueError(msg)
 
 

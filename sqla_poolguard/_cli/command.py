@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from sqla_poolguard._cli.demo.settings import OTLP_PROTOCOLS
+from sqla_poolguard._cli.demo.trouble import DemoError
 from sqla_poolguard._cli.doctor.command import doctor
 from sqla_poolguard._cli.files import prometheus
 from sqla_poolguard._cli.size.command import size
 from sqla_poolguard._cli.top.command import top
-from sqla_poolguard._cli.trouble import DemoError
+from sqla_poolguard._cli.trouble import Commands
 from sqla_poolguard._version import own_version
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ _ACTS: Final = ("burst", "culprit", "leak")
 _FAILED, _COULD_NOT_RUN = 1, 2
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(own_version(), prog_name="poolguard")
 def poolguard() -> None:
     """Know who holds every database connection."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from sqla_poolguard._budget import Bound
 from sqla_poolguard._monitor.facts import Alarm, AlarmKind, lines
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ __all__ = ["Alarms", "Slots"]
 _CALM = 0.9
 """An alarm about a level is over below so much of it, so that one that goes up and down is told once."""
 
+_OF = {Bound.SERVER: "", Bound.ROLE: " of the role's limit", Bound.DATABASE: " of the database's limit"}
+
 
 class Slots(NamedTuple):
     """The room that a server has for us."""
@@ -25,6 +28,8 @@ class Slots(NamedTuple):
     free: int
     of: int | None
     """None if it has refused us because it is full."""
+    bound: Bound = Bound.SERVER
+    """Which limit that is."""
 
 
 class Alarms:
@@ -73,7 +78,7 @@ class Alarms:
             text = (
                 "the server has no room for another connection"
                 if slots.of is None
-                else f"{slots.free} of {slots.of} slots are free"
+                else f"{slots.free} of {slots.of} slots{_OF[slots.bound]} are free"
             )
             yield None, Alarm(AlarmKind.SLOTS_LOW, pool, f"{text}; this pool has {busy + seen.idle}", rows)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy.util.concurrency import greenlet_spawn
 
-from sqla_poolguard._budget import LIMITS_SQL, Bound, ServerLimits
+from sqla_poolguard._budget import LIMITS_SQL, Others, ServerLimits
 from sqla_poolguard._monitor.facts import Session
 from sqla_poolguard._probe import driver_of, server_pid
 from sqla_poolguard._record import POLITE, cut_off
@@ -18,6 +18,7 @@ from sqla_poolguard._record import POLITE, cut_off
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from sqla_poolguard._budget import Bound
     from sqla_poolguard._pool import GuardedPool
 
 __all__ = ["Activity", "Server"]
@@ -50,9 +51,11 @@ class Activity:
     pooled: bool
     """Whether a pooler stands in between: the processes that drivers know are not the server's."""
     slots: int
-    """Connections that the role may have at most, with everybody else's where the bound is the server's."""
+    """Connections that the limit allows which leaves the least, with everybody's that it counts."""
     free: int
     """Of them, those that are left."""
+    bound: Bound
+    """Which limit that is."""
 
 
 class Server:
@@ -121,14 +124,15 @@ class Server:
         if limits is None:
             msg = "bug: asked before it was connected"
             raise AssertionError(msg)
-        room = limits.room
-        counts = {
-            Bound.SERVER: len(rows),
-            Bound.ROLE: sum(bool(row["same_role"]) for row in rows),
-            Bound.DATABASE: sum(bool(row["same_database"]) for row in rows),
-        }
+        # of every limit, who has connections by now: the one that leaves the least is not always the smallest
+        taken = Others(
+            server=len(rows),
+            role=sum(bool(row["same_role"]) for row in rows),
+            database=sum(bool(row["same_database"]) for row in rows),
+        )
+        left = limits.left(taken)
         return Activity(
-            {row["pid"]: _session(row) for row in rows}, self._pooled, room.slots, max(room.slots - counts[room.bound], 0)
+            {row["pid"]: _session(row) for row in rows}, self._pooled, limits.allowed(left.bound), left.slots, left.bound
         )
 
     def _rows(self, statement: str) -> list[dict[str, Any]]:

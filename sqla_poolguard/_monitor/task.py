@@ -207,4 +207,4 @@ class _Link:
                 "which session of the server a connection has cannot be told, so holders are shown without",
                 name,
             )
-        return activity, Slots(activity.free, activity.slots)
+        return activity, Slots(activity.free, activity.slots, activity.bound)

@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
+from sqla_poolguard._cli.charts import bar, skyline
 from sqla_poolguard._cli.demo.burst import Burst, Round
-from sqla_poolguard._cli.demo.charts import bar, skyline
 from sqla_poolguard._cli.demo.views import _BurstCharts
 
 

@@ -8,7 +8,7 @@ import pytest
 from doubles.collector import Collector
 
 from sqla_poolguard._cli.demo.collector import find_collector
-from sqla_poolguard._cli.trouble import DemoError
+from sqla_poolguard._cli.demo.trouble import DemoError
 
 HTTP, GRPC = "http/protobuf", "grpc"
 

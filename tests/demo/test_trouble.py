@@ -142,6 +142,17 @@ def test_missing_extra(poolguard, package):
     assert_one_sentence(done, repr(package), 'pip install "sqla-poolguard[demo]"')
 
 
+@pytest.mark.parametrize(
+    ("command", "package", "extra"),
+    [("size", "click", "cli"), ("size", "rich", "cli"), ("doctor", "asyncpg", "cli,postgresql")],
+)
+def test_missing_extra_of_another_command(poolguard, command, package, extra):
+    """It is the extra of that command, which is smaller than the demo's."""
+    arguments = ("postgresql://127.0.0.1:1/a",) if command == "doctor" else ()
+    done = poolguard.run(command, *arguments, program=("-c", BLOCKED.format(name=package)))
+    assert_one_sentence(done, repr(package), f'pip install "sqla-poolguard[{extra}]"')
+
+
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("after", [0.0, 2.5])
 def test_stopped(poolguard, signum, status, after):

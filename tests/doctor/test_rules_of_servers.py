@@ -70,7 +70,26 @@ def test_budget_beside_others(server):
     named = meanwhile(others, lambda: diagnose(url, options={**options, "application_name": "orders"}))
     assert named.PG001.severity is Severity.WARNING
     assert "of which others have 3 now: 34 are left" in named.PG001.evidence
-    assert "PG001" not in meanwhile(others, lambda: diagnose(url, options=options)).codes
+    unnamed = meanwhile(others, lambda: diagnose(url, options=options))
+    assert "of which others have 3 now: 34 are left" in unnamed.PG001.evidence, "who has another role is somebody else"
+    alike = meanwhile([(as_role(server, "app"), "reports")] * 3, lambda: diagnose(url, options=options))
+    assert "PG001" not in alike.codes
+
+
+def test_budget_of_a_role_beside_others(server):
+    """PG001: other roles take nothing of a role's limit, nor of a database's what is in another; their own others do."""
+    options = {"pool_size": "4", "max_overflow": "0", "application_name": "orders"}
+    strangers = [(server.url("postgresql"), "reports")] * 3
+    assert "PG001" not in meanwhile(strangers, lambda: diagnose(as_role(server, "few"), options=options)).codes
+    small = as_role(server, "app", "small")
+    assert "PG001" not in meanwhile(strangers, lambda: diagnose(small, options={**options, "pool_size": "6"})).codes
+    alike = meanwhile([(as_role(server, "few"), "reports")], lambda: diagnose(as_role(server, "few"), options=options))
+    assert "usable are 4 (the role's CONNECTION LIMIT" in alike.PG001.evidence
+    assert "of which others have 1 now: 3 are left" in alike.PG001.evidence
+    there = meanwhile([(small, "reports")], lambda: diagnose(small, options={**options, "pool_size": "6"}))
+    assert (
+        "the database's CONNECTION LIMIT; max_connections is 40), of which others have 1 now: 5 are left" in there.PG001.evidence
+    )
 
 
 def test_usable(server):

@@ -9,6 +9,7 @@ from doubles.pools import engine
 from sqlalchemy import create_engine
 
 from sqla_poolguard import Holder, PoolSnapshot, Site
+from sqla_poolguard._budget import Bound
 from sqla_poolguard._monitor.alarms import Alarms, Slots
 from sqla_poolguard._monitor.facts import Blocker, MonitorRow, Session, lines
 from sqla_poolguard._monitor.settings import Settings
@@ -92,6 +93,13 @@ def test_few_slots_are_told_until_there_are_more():
     assert kinds(alarms.judge(seen(1), (), Slots(0, None))) == ([], [])
     assert kinds(alarms.judge(seen(1), (), Slots(6, 97))) == ([], [])
     assert kinds(alarms.judge(seen(1), (), Slots(7, 97))) == ([], ["server_slots_low"])
+
+
+@pytest.mark.parametrize(("bound", "words"), [(Bound.ROLE, " of the role's limit"), (Bound.DATABASE, " of the database's limit")])
+def test_few_slots_name_the_limit(bound, words):
+    """Which is not always the server's."""
+    (alarm,), _ = Alarms(Settings()).judge(seen(1), (), Slots(2, 20, bound))
+    assert alarm.text == f"2 of 20 slots{words} are free; this pool has 1"
 
 
 def test_lines_are_counted():

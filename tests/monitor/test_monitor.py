@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+from contextlib import AsyncExitStack
 
 import asyncpg
 import pytest
@@ -166,6 +167,33 @@ async def test_few_slots_and_none(newest, connect, alarms):
     assert "the server has no room for another connection" in alarms("server_slots_low")[1].getMessage()
     for stranger in strangers:
         await stranger.close()
+    await db.dispose()
+
+
+async def test_few_slots_of_the_server_where_the_role_has_many(newest, connect, alarms):
+    """The limit that leaves the least is told, which is not always the smallest one; and which it is."""
+    url = as_app(newest, "postgresql").replace("//app:", "//limited:")
+    db = connect(url.replace("postgresql:", "postgresql+asyncpg:"))
+    async with AsyncExitStack() as open_:
+
+        async def sessions(address, count):
+            for _ in range(count):
+                open_.push_async_callback((await asyncpg.connect(address)).close)
+
+        async with judge_of(newest) as judge:
+            await judge.execute("CREATE ROLE limited LOGIN PASSWORD 'secret-of-app' CONNECTION LIMIT 10")
+        await sessions(newest.url("postgresql"), 13)
+        async with PoolMonitor(db, interval=0.05, slots_low=3):
+            await until(lambda: alarms("server_slots_low"))
+        assert " of 17 slots are free" in alarms("server_slots_low")[0].getMessage()
+        await open_.aclose()
+        async with judge_of(newest) as judge, asyncio.timeout(20):
+            while await judge.fetchval("SELECT count(*) FROM pg_stat_activity WHERE datid IS NOT NULL") > 2:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.02)
+        await sessions(url, 6)
+        async with PoolMonitor(db, interval=0.05, slots_low=3):
+            await until(lambda: len(alarms("server_slots_low")) == 2)
+        assert "3 of 10 slots of the role's limit are free" in alarms("server_slots_low")[1].getMessage()
     await db.dispose()
 
 

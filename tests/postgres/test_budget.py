@@ -93,7 +93,7 @@ async def test_room_is_what_the_server_gives(server, role, database, bound):
     expected = {"plain": MOST - 3 - 2 * new, "trusted": MOST - 3, "postgres": MOST, "narrow": 4}[role]
     limits, opened = await fill(server, role, database)
     assert limits.room == Room(min(expected, 5) if bound is Bound.DATABASE else expected, bound)
-    assert opened == limits.usable()
+    assert opened == limits.room.slots
     assert (limits.version >= 160000) == new
 
 

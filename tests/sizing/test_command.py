@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 
 import pytest
+from click.testing import CliRunner
+
+from sqla_poolguard._cli.command import poolguard
 
 SMALL = ("--rate", 400, "--hold", "30ms", "--max-connections", 100, "--workers", 4)
 OUTSIDE = ("--rate", 400, "--hold", "430ms", "--outside", "400ms", "--max-connections", 100, "--workers", 4)
@@ -50,11 +54,13 @@ def test_json_is_the_documented_document(size):
         "deadlock_floor": 1,
         "ceiling": 23,
         "late_share": pytest.approx(0.00837, abs=1e-5),
+        "needed_late_share": [found["pool"]["late_share"]] * 2,
+        "certain": True,
     }
     assert [(row["pool_size"], row["fits"]) for row in found["sensitivity"]] == [(56, False), (5, True), (102, False)]
     assert set(found) == {
         "schema", "verdict", "reason", "advice", "suggested", "load", "target", "server", "processes", "pool", "total", "shared",
-        "simulated", "curve", "sensitivity", "formulas", "measured", "engine", "pgbouncer",
+        "simulated", "played", "curve", "sensitivity", "formulas", "measured", "engine", "pgbouncer",
     }  # fmt: skip
 
 
@@ -133,7 +139,37 @@ def test_bad_input(size, arguments, words):
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("--hold", "1x"), ("--late", "0"), ("--late", "200%"), ("--surge", "-1"), ("--pgbouncer", "new"), ("--window", "1y")],
+    [
+        ("--hold", "1x"),
+        ("--hold", "nan"),
+        ("--hold", "inf"),
+        ("--hold", "1e400"),
+        ("--hold", "9" * 400),
+        ("--hold-p50", "0.0000001ms"),
+        ("--wait", "-1s"),
+        ("--late", "0"),
+        ("--late", "nan"),
+        ("--late", "1e-400"),
+        ("--late", "200%"),
+        ("--rate", "nan"),
+        ("--rate", "inf"),
+        ("--rate", "1e400"),
+        ("--rate", "-5"),
+        ("--rate", "0"),
+        ("--cores", "nan"),
+        ("--cores", "1.5"),
+        ("--cores", "9" * 5000),
+        ("--max-connections", "300000"),
+        ("--replicas", "0"),
+        ("--role-limit", "-2"),
+        ("--headroom", "-1"),
+        ("--surge", "-1"),
+        ("--surge", "9" * 400 + "%"),
+        ("--pgbouncer", "new"),
+        ("--pgbouncer", "1." + "9" * 5000),
+        ("--window", "1y"),
+    ],
+    ids=lambda value: value[:12],
 )
 def test_values_that_are_none(size, option, value):
     """Exit status 2; the option and the value are named."""
@@ -141,6 +177,118 @@ def test_values_that_are_none(size, option, value):
     assert done.returncode == 2
     assert f"Invalid value for '{option}': '{value}'" in " ".join(done.stderr.split())
     assert "allowed: " in " ".join(done.stderr.split())
+    told = size.run("--json", *SMALL, option, value)
+    assert told.returncode == 2
+    document = json.loads(told.stdout)
+    assert document["schema"] == "poolguard.size/1"
+    assert f"Invalid value for '{option}': '{value}'" in document["error"]
+    assert "allowed: " in document["error"]
+
+
+@pytest.mark.parametrize(
+    ("command", "more"),
+    [
+        ("size", {"schema": "poolguard.size/1"}),
+        ("doctor", {"schema": 1}),
+        ("top", {}),
+    ],
+)
+@pytest.mark.parametrize("wrong", [("--nonsense",), ("--json=3",), ("--dsn",) * 9])
+def test_usage_errors_are_json_too(command, more, wrong):
+    """Whatever click finds wrong is one document on standard output where JSON was asked for, beside the words on standard error."""
+    done = CliRunner().invoke(poolguard, [command, "--json", *wrong], prog_name="poolguard")
+    assert done.exit_code == 2
+    document = json.loads(done.stdout)
+    assert document == more | {"error": document["error"]}
+    assert document["error"] in " ".join(done.stderr.split())
+    plain = CliRunner().invoke(poolguard, [command, *wrong], prog_name="poolguard")
+    assert (plain.exit_code, plain.stdout) == (2, "")
+
+
+@pytest.mark.parametrize("asked", [("--format", "json"), ("--format=json",), ("--json",)])
+def test_usage_errors_of_the_doctor(asked):
+    """In the ways in which it may be asked for JSON, and only in these."""
+    done = CliRunner().invoke(poolguard, ["doctor", *asked], prog_name="poolguard")
+    assert done.exit_code == 2
+    assert json.loads(done.stdout)["error"].startswith("name what to examine")
+    assert CliRunner().invoke(poolguard, ["doctor", "--format", "junit"]).stdout == ""
+
+
+def test_top_that_cannot_look_says_so_in_json():
+    """As the other commands do."""
+    done = CliRunner().invoke(poolguard, ["top", "--json", "--pid", "1", "--url", "http://127.0.0.1:1"])
+    assert done.exit_code == 2
+    assert "--url and --pid name different things" in json.loads(done.stdout)["error"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"), [(("--help",), 0), (("size", "--help"), 0), (("--version",), 0), (("nothing",), 2)]
+)
+def test_what_click_does_by_itself(arguments, status):
+    """Help, version and unknown commands end as they always do."""
+    done = CliRunner().invoke(poolguard, arguments, prog_name="poolguard")
+    assert done.exit_code == status
+    assert (done.stdout == "") == (status == 2)
+    assert CliRunner().invoke(poolguard, [], prog_name="poolguard").output.startswith("Usage: poolguard")
+
+
+def test_json_has_no_number_that_is_none(size):
+    """At the ends of what is allowed: neither NaN nor Infinity, which JSON does not know."""
+    least = ("--rate", "0.001", "--hold", "1us", "--max-connections", 4, "--headroom", 1000000)
+    most = ("--rate", 1000, "--hold", "100s", "--max-connections", 262143, "--replicas", 1000000, "--workers", 1000000)
+    for arguments in (least, most, (*SMALL, "--surge", "1000%", "--engines", 1000000, "--late", "0.000001")):
+        done = size.run("--json", *arguments)
+        assert done.returncode in {0, 1}, done.stderr
+
+        def refuse(name):
+            raise AssertionError(name)
+
+        json.loads(done.stdout, parse_constant=refuse)
+
+
+def test_one_of_a_kind_is_no_plural(size):
+    """1 replica, 1 process, 1 pool; also in the formulas."""
+    shown = " ".join(
+        size.run("--rate", 100, "--hold", "30ms", "--max-connections", 100, "--explain", COLUMNS="200").stdout.split()
+    )
+    assert "1 replica x 1 process = 1 at the peak" in shown
+    assert "92 / 1 pool = 92 each" in shown
+    assert not re.search(r"\b1 (replicas|processes|pools|workers|engines|connections)\b", shown)
+
+
+def test_plot_marks_what_is_suggested(size):
+    """The deadlock floor, where that is more than the load needs."""
+    shown = size.run(*SMALL, "--nesting", 2, "--tasks", 20).stdout
+    (marked,) = re.findall(r"^ +(\d+) .*← suggested$", shown, re.MULTILINE)
+    (enough,) = re.findall(r"^ +(\d+) .*← enough for the load$", shown, re.MULTILINE)
+    assert (marked, enough) == ("21", "5")
+    assert "\n    …\n" in shown
+
+
+def test_what_is_not_certain_is_said(size):
+    """In the table and in the JSON; the safe side is suggested."""
+    near = ("--rate", 100, "--hold-p50", "20ms", "--hold-p99", "400ms", "--max-connections", 100)
+    found = size.answer(*near)
+    assert found["suggested"]["pool_size"] == 9
+    assert (found["simulated"], found["pool"]["certain"]) == (True, False)
+    low, high = found["pool"]["needed_late_share"]
+    assert low < found["pool"]["late_share"] < high <= 0.01
+    shown = " ".join(size.run(*near, COLUMNS="120").stdout.split())
+    assert "the safe side: with 8 it is 0." in shown
+    assert f"as far as {found['played']:,} checkouts tell" in shown
+    plain = size.answer(*SMALL)
+    assert (plain["simulated"], plain["pool"]["certain"], plain["played"]) == (False, True, 0)
+    wild = size.run("--rate", 20, "--hold-p50", "1ms", "--hold-p99", "1s", "--max-connections", 100, COLUMNS="120").stdout
+    assert "not certain: with so long a tail of the holds" in " ".join(wild.split())
+
+
+def test_nothing_is_usable(size):
+    """That is no matter of holds: nothing of the kind is advised."""
+    done = size.run(*SMALL, "--others", 92)
+    assert done.returncode == 1
+    said = " ".join(done.stdout.split())
+    assert "No room: 4 pools of 5 need 20 connections, and none is usable: others, and what is kept free, take all" in said
+    assert "hold for" not in said
 
 
 def test_surge_may_be_a_percentage(size):

@@ -144,6 +144,29 @@ def test_limits_of_a_server(size, asked):
     assert (plain["room"], plain["bound"], narrow["room"], narrow["bound"]) == (room, "max_connections", 12, "role")
     assert plain["others"] >= 2
     assert plain["usable"] == room - plain["others"] - 5
+    assert narrow["usable"] == 12, "other roles take nothing of this one's limit"
+
+
+def test_each_limit_of_a_server_counts_its_own(size, asked):
+    """The same role in another database takes of the role's limit; another role in the same database of that one's."""
+    server, _ = asked
+    with psycopg.connect(server.url("postgresql"), autocommit=True) as admin:
+        admin.execute("CREATE DATABASE tight CONNECTION LIMIT 20")
+        elsewhere = psycopg.connect(f"postgresql://narrow:secret@{server.host}:{server.port}/template1")
+        beside = psycopg.connect(f"{server.url('postgresql').rpartition('/')[0]}/tight")
+        with elsewhere, beside:
+            role = size.answer("--from", url_of(server, "narrow"), *LOAD)
+            tight = f"{url_of(server, 'shop').rpartition('/')[0]}/tight"
+            database = size.answer("--from", tight, *LOAD)["server"]
+            both = size.answer("--from", tight, "--role-limit", 5, "--max-connections", 50, *LOAD)["server"]
+            shown = " ".join(size.run("--from", url_of(server, "narrow"), *LOAD, COLUMNS="200").stdout.split())
+    found = role["server"]
+    assert (found["bound"], found["room"], found["others_of_role"], found["usable"]) == ("role", 12, 1, 11)
+    assert "connections of others now, 1 of them of this role" in role["measured"][0]["notes"][0]
+    assert "limit of the role 12 - 1 of others = 11 usable (of the server max_connections 60 -" in shown
+    assert (database["bound"], database["room"], database["others_in_database"], database["usable"]) == ("database", 20, 1, 19)
+    assert (both["bound"], both["usable"], both["max_connections"]) == ("role", 5, 50), "what is given wins"
+    assert found["others"] >= 3
 
 
 def test_superuser_is_told_that_it_is_one(size, asked):

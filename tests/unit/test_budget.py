@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sqla_poolguard._budget import Bound, Processes, Room, ServerLimits, most
+from sqla_poolguard._budget import Bound, Others, Processes, Room, ServerLimits, most, shown_size
 
 
 @pytest.mark.parametrize(
@@ -27,10 +27,48 @@ def test_room_is_that_of_the_strictest_limit(options, room):
     assert ServerLimits(max_connections=100, **options).room == room
 
 
-def test_others_have_a_part_of_the_room():
-    """What others need is not ours, and less than nothing is left to nobody."""
-    limits = ServerLimits(max_connections=100)
-    assert [limits.usable(), limits.usable(others=17), limits.usable(others=200)] == [97, 80, 0]
+@pytest.mark.parametrize(
+    ("limits", "others", "headroom", "left"),
+    [
+        ({}, Others(), 0, Room(97, Bound.SERVER)),
+        ({}, Others(server=17), 5, Room(75, Bound.SERVER)),
+        ({}, Others(server=200), 0, Room(0, Bound.SERVER)),
+        ({"role_limit": 20}, Others(server=50), 5, Room(20, Bound.ROLE)),
+        ({"role_limit": 20}, Others(server=50, role=3), 5, Room(17, Bound.ROLE)),
+        ({"role_limit": 20}, Others(server=80, role=3), 0, Room(17, Bound.SERVER)),
+        ({"role_limit": 20}, Others(server=85, role=3), 0, Room(12, Bound.SERVER)),
+        ({"database_limit": 20}, Others(server=50, role=15), 5, Room(20, Bound.DATABASE)),
+        ({"database_limit": 20}, Others(server=50, database=15), 5, Room(5, Bound.DATABASE)),
+        ({"role_limit": 20, "database_limit": 30}, Others(server=50, database=15), 5, Room(15, Bound.DATABASE)),
+        ({"role_limit": 2}, Others(role=9, server=9), 0, Room(0, Bound.ROLE)),
+        ({"role_limit": 20, "is_superuser": True}, Others(server=30, role=20), 5, Room(65, Bound.SERVER)),
+    ],
+)
+def test_each_limit_counts_its_own_others(limits, others, headroom, left):
+    """Other roles take nothing of a role's limit, other databases nothing of a database's; less than nothing is left to nobody."""
+    assert ServerLimits(max_connections=100, **limits).left(others, headroom) == left
+
+
+def test_what_one_limit_allows():
+    """Before anybody has anything."""
+    limits = ServerLimits(max_connections=100, role_limit=20)
+    assert [limits.allowed(bound) for bound in (Bound.SERVER, Bound.ROLE)] == [97, 20]
+
+
+@pytest.mark.parametrize("options", [{"server": -1}, {"role": -1}, {"database": 1.5}])
+def test_others_that_cannot_be_are_refused(options):
+    """The message names which."""
+    with pytest.raises(ValueError, match=f"others.{next(iter(options))}=.* is not allowed; allowed: a whole number from 0"):
+        Others(**options)
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [((10, 5), "10+5"), ((5, -1), "5+ without limit (max_overflow=-1)"), ((0, 5), "no limit (pool_size=0)"), ((0, -1), "no limit (pool_size=0)")],
+)  # fmt: skip
+def test_sizes_are_written_as_people_do(size, words):
+    """Nobody reads 5+-1."""
+    assert shown_size(*size) == words
 
 
 def test_limits_are_made_of_the_row_that_the_server_gave():

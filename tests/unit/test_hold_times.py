@@ -18,11 +18,13 @@ SHAPES = [
 ]
 
 
+@pytest.mark.parametrize("one_by_one", [True, False])
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.words)
-def test_what_is_drawn_has_the_mean_and_the_variation(shape):
+def test_what_is_drawn_has_the_mean_and_the_variation(shape, one_by_one):
     """Two hundred thousand of each."""
     dice = random.Random(1)
-    drawn = [shape.draw(dice) for _ in range(200_000)]
+    drawn = [shape.draw(dice) for _ in range(200_000)] if one_by_one else shape.draws(dice, 200_000)
+    assert len(drawn) == 200_000
     assert min(drawn) >= 0
     assert statistics.fmean(drawn) == pytest.approx(shape.mean, rel=0.02)
     assert statistics.pstdev(drawn) / statistics.fmean(drawn) == pytest.approx(shape.variation, rel=0.05)
@@ -67,7 +69,7 @@ def test_histogram_that_is_none(bounds, counts, total):
         Histogram(bounds, counts, total)
 
 
-@pytest.mark.parametrize(("p50", "p99"), [(0.0, 0.1), (0.2, 0.1), (-1.0, 1.0)])
+@pytest.mark.parametrize(("p50", "p99"), [(0.0, 0.1), (0.2, 0.1), (-1.0, 1.0), (0.001, 1.1)])
 def test_percentiles_that_cannot_be(p50, p99):
     """The message names both."""
     with pytest.raises(ValueError, match=f"p50={p50} and p99={p99} are not allowed; allowed"):

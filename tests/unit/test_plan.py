@@ -1,10 +1,10 @@
-"""What is suggested, and which of the four verdicts, with which reason."""
+"""What is suggested, and which verdict, with which reason."""
 
 from __future__ import annotations
 
 import pytest
 
-from sqla_poolguard._budget import Processes
+from sqla_poolguard._budget import Bound, Processes
 from sqla_poolguard._hold_times import Exponential
 from sqla_poolguard._plan import make_plan
 from sqla_poolguard._sizing import Knee, Load, Service, Target, Verdict, deadlock_floor
@@ -87,9 +87,61 @@ def test_nested_checkouts_lift_the_floor():
     assert (plan.demand, plan.floor, plan.size) == (5, 11, 11)
     crowded = planned(nesting=3, tasks=30, processes={"workers": 2})
     assert crowded.floor == 61
-    assert crowded.verdict is Verdict.HOLD_TOO_LONG
-    assert crowded.reason.endswith("they would need 121 so as not to deadlock")
-    assert any("30 tasks with 3 each can deadlock" in advice for advice in crowded.advice)
+    assert crowded.verdict is Verdict.NESTED
+    assert crowded.reason.endswith("deadlock with less than 61, however short the holds; without nesting, 2 pools of 4 need 8")
+    assert "30 tasks with 3 each can deadlock" in crowded.advice[0]
+    assert crowded.advice[1] == "or let at most 23 tasks of a process nest at a time, as with an asyncio.Semaphore"
+    fewer = planned(nesting=3, tasks=23, processes={"workers": 2})
+    assert fewer.verdict is Verdict.FITS
+    assert planned(nesting=3, tasks=24, processes={"workers": 2}).verdict is Verdict.NESTED
+
+
+def test_nested_checkouts_that_no_pooler_helps():
+    """Each process has too few for its load already; sharing would help the load, and deadlock."""
+    plan = planned(nesting=2, tasks=10, rate=400.0, processes={"workers": 100})
+    assert plan.verdict is Verdict.NESTED
+    assert "if all shared, they would need 1001 so as not to deadlock, and without nesting 15" in plan.reason
+    assert len(plan.advice) == 1
+
+
+def test_nesting_that_is_not_to_blame():
+    """The load alone has no room, and would not have if nobody nested."""
+    plan = planned(nesting=2, tasks=2, rate=1000.0, holds=Exponential(0.3), processes={"workers": 2})
+    assert plan.verdict is Verdict.HOLD_TOO_LONG
+
+
+@pytest.mark.parametrize(
+    ("bound", "words", "advice"),
+    [
+        (Bound.SERVER, "others, and what is kept free, take all that max_connections leaves", "raise max_connections"),
+        (Bound.ROLE, "others of the same role take all that its limit leaves", "ALTER ROLE"),
+        (Bound.DATABASE, "others take all that the limit of the database leaves", "ALTER DATABASE"),
+    ],
+)
+def test_nothing_is_usable(bound, words, advice):
+    """No hold is short enough for none, and no pooler helps; with outside calls, nesting and a busy server too."""
+    service = Service(processes=Processes(), usable=0, bound=bound, cores=1)
+    for more in ({}, {"outside": 0.02}, {"nesting": 2, "tasks": 9}, {"rate": 5000.0}):
+        plan = make_plan(Load(**{"rate": 100.0, "holds": Exponential(0.03), **more}), Target(), service)
+        assert plan.verdict is Verdict.NO_ROOM
+        assert f"and none is usable: {words}" in plan.reason
+        assert advice in plan.advice[0]
+
+
+def test_more_pools_than_connections_and_too_long_holds():
+    """How long they may hold is told for a pooler, since no hold is short enough for each to have its own."""
+    plan = planned(rate=2000.0, holds=Exponential(0.1), processes={"workers": 120})
+    assert plan.verdict is Verdict.HOLD_TOO_LONG
+    assert plan.ceiling == 0
+    assert "have all pools share 97 connections (PgBouncer)" in plan.advice[0]
+
+
+def test_curve_shows_the_size_that_is_suggested():
+    """Also where it is far above what the load needs."""
+    plan = planned(nesting=2, tasks=40)
+    assert (plan.demand, plan.size) == (5, 41)
+    assert [point.size for point in plan.curve] == [4, 5, 6, 7, 8, 9, 41]
+    assert planned(nesting=2, tasks=6).curve[-2].size == 8
 
 
 def test_knee_of_the_server():
@@ -120,7 +172,7 @@ def test_pool_timeout_leaves_time_for_the_work(deadline, wait, seconds):
 @pytest.mark.parametrize(
     ("what", "options", "words"),
     [
-        (Load, {"rate": 0.0, "holds": Exponential(0.1)}, "rate=0 is not allowed; allowed: above 0"),
+        (Load, {"rate": 0.0, "holds": Exponential(0.1)}, "rate=0 is not allowed; allowed: a number above 0"),
         (
             Load,
             {"rate": 1.0, "holds": Exponential(0.1), "outside": 0.1},

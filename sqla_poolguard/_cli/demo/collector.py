@@ -11,7 +11,7 @@ from urllib.parse import SplitResult, urlsplit
 import httpx
 
 from sqla_poolguard._cli.demo.settings import GRPC, HTTP
-from sqla_poolguard._cli.trouble import DemoError
+from sqla_poolguard._cli.demo.trouble import DemoError
 
 __all__ = ["Collector", "find_collector"]
 

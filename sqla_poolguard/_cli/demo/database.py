@@ -12,8 +12,8 @@ from sqlalchemy import NullPool, make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from sqla_poolguard._cli.demo.settings import LIMIT
+from sqla_poolguard._cli.demo.trouble import DemoError
 from sqla_poolguard._cli.embedded import EmbeddedPostgres, EmbeddedPostgresError
-from sqla_poolguard._cli.trouble import DemoError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from sqla_poolguard._cli.trouble import DemoError
+from sqla_poolguard._cli.demo.trouble import DemoError
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -19,7 +19,7 @@ from sqla_poolguard._cli.demo.payments import Payments
 from sqla_poolguard._cli.demo.process import ServerProcess
 from sqla_poolguard._cli.demo.scene import Scene
 from sqla_poolguard._cli.demo.settings import ServerSettings
-from sqla_poolguard._cli.trouble import DemoError
+from sqla_poolguard._cli.demo.trouble import DemoError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence

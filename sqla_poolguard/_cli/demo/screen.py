@@ -15,7 +15,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from sqla_poolguard._cli.demo.charts import bar
+from sqla_poolguard._cli.charts import bar
 from sqla_poolguard._cli.demo.views import TITLES, moral, view
 from sqla_poolguard._version import own_version
 

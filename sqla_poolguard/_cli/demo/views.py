@@ -10,8 +10,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from sqla_poolguard._cli.charts import bar, skyline
 from sqla_poolguard._cli.demo.burst import Burst
-from sqla_poolguard._cli.demo.charts import bar, skyline
 from sqla_poolguard._cli.demo.culprit import Culprit
 from sqla_poolguard._cli.demo.leak import Leak
 from sqla_poolguard._cli.demo.settings import LIMIT, MAX_OVERFLOW, PAYMENT_SECONDS, POOL_SIZE

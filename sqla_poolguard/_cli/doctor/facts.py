@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sqla_poolguard._budget import shown_size
 from sqla_poolguard._cli.doctor.rules.rule import milliseconds, plural
 from sqla_poolguard._cli.doctor.sights import AFTER, Mode
 
@@ -39,7 +40,7 @@ def _pool(settings: Settings, told: Circumstances) -> str:
         return settings.pool
     processes = told.processes.pools
     assumed = " (SQLAlchemy's defaults: -o pool_size=… tells otherwise)" if settings.assumed else ""
-    return f"{settings.pool} {settings.pool_size}+{settings.max_overflow} x {processes} {'process' if processes == 1 else 'processes'}{assumed}"
+    return f"{settings.pool} {shown_size(settings.pool_size, settings.max_overflow)} x {processes} {'process' if processes == 1 else 'processes'}{assumed}"
 
 
 def _pooler(pooler: Pooler) -> str:

@@ -28,7 +28,8 @@ SELECT name, setting::float8 / 1000 AS seconds FROM pg_catalog.pg_settings WHERE
 """
 # the kind of other roles' sessions is hidden like their state; the server's own have no role or no database
 _ACTIVITY_SQL: Final = """
-SELECT coalesce(application_name, '') AS application, state, usename = session_user AS own_role, count(*)::int AS count
+SELECT coalesce(application_name, '') AS application, state, usename = session_user AS own_role, count(*)::int AS count,
+       (count(*) FILTER (WHERE datname = current_database()))::int AS in_database
   FROM pg_catalog.pg_stat_activity
  WHERE pid <> pg_backend_pid() AND usesysid IS NOT NULL AND datid IS NOT NULL AND coalesce(backend_type, 'client backend') = 'client backend'
  GROUP BY 1, 2, 3 ORDER BY 4 DESC, 1, 2

@@ -63,6 +63,8 @@ class Activity:
     """Such as "idle in transaction"; None where this role may not see it."""
     own_role: bool
     count: int
+    in_database: int = 0
+    """Of them, those in the database that was looked at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import math
 import os
 import sys
 import traceback
@@ -27,9 +28,12 @@ __all__ = ["Target", "find", "read_url"]
 
 _WANTED: Final = "name what to examine: an address such as postgresql://user@host/database, or a name in a module such as myapp.database:engine"
 _SCHEMES: Final = frozenset({"postgresql", "postgres"})
-_NUMBERS: Final = ("pool_size", "max_overflow", "pool_timeout", "pool_recycle")
+_NUMBERS: Final = {"pool_size": 0, "max_overflow": -1, "pool_timeout": 0, "pool_recycle": -1}
+"""The least that each may be; likewise below."""
 _SWITCHES: Final = ("pool_pre_ping", "pool_use_lifo")
-_ARGUMENTS: Final = ("statement_cache_size", "prepared_statement_cache_size", "command_timeout", "application_name")
+_ARGUMENTS: Final = {"statement_cache_size": 0, "prepared_statement_cache_size": 0, "command_timeout": 0}
+_WHOLE: Final = frozenset({"pool_size", "max_overflow", "statement_cache_size", "prepared_statement_cache_size"})
+_MOST: Final = 1_000_000
 _TRUE: Final = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
@@ -130,15 +134,15 @@ def _engine_of(url: URL, options: Mapping[str, str]) -> Engine:
     arguments: dict[str, Any] = {}
     for name, value in options.items():
         if name in _NUMBERS:
-            given[name] = _number(name, value)
+            given[name] = _number(name, value, _NUMBERS[name])
         elif name in _SWITCHES:
             given[name] = _switch(name, value)
         elif name == "application_name":
             arguments.setdefault("server_settings", {})[name] = value
         elif name in _ARGUMENTS:
-            arguments[name] = _number(name, value)
+            arguments[name] = _number(name, value, _ARGUMENTS[name])
         else:
-            msg = f"--option {name}={value}: allowed are {', '.join((*_NUMBERS, *_SWITCHES, *_ARGUMENTS))}"
+            msg = f"--option {name}={value}: allowed are {', '.join((*_NUMBERS, *_SWITCHES, *_ARGUMENTS, 'application_name'))}"
             raise DoctorError(msg)
     try:
         return create_async_engine(url, connect_args=arguments, **given).sync_engine
@@ -146,12 +150,15 @@ def _engine_of(url: URL, options: Mapping[str, str]) -> Engine:
         raise DoctorError(f"no engine can be made of these options: {said(error, _secrets(url))}") from None  # noqa: EM102
 
 
-def _number(name: str, value: str) -> float:
+def _number(name: str, value: str, least: int) -> float:
     try:
         number = float(value)
     except ValueError:
-        msg = f"--option {name}={value}: allowed is a number"
-        raise DoctorError(msg) from None
+        number = math.nan
+    if not least <= number <= _MOST or (name in _WHOLE and not number.is_integer()):
+        kind = "a whole number" if name in _WHOLE else "a number"
+        msg = f"--option {name}={value}: allowed is {kind} from {least} to {_MOST:,}"
+        raise DoctorError(msg)
     return int(number) if number.is_integer() else number
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from sqla_poolguard._cli.size.quantities import SECONDS, SHARE, SURGE
+from sqla_poolguard._cli.size.quantities import SECONDS, SHARE, SURGE, Number, Whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,25 +17,27 @@ __all__ = ["size"]
 
 _FITS, _DOES_NOT, _COULD_NOT_RUN = 0, 1, 2
 _INTERRUPTED: Final = 130
-_WHOLE: Final = click.IntRange(min=0)
-_SOME: Final = click.IntRange(min=1)
-_LIMIT: Final = click.IntRange(min=-1)
+_WHOLE: Final = Whole(0)
+_SOME: Final = Whole(1)
+_LIMIT: Final = Whole(-1)
+_CONNECTIONS: Final = Whole(1, 262_143)
+"""What PostgreSQL takes."""
 _FIRST_PREPARED: Final = (1, 21)
 """The first PgBouncer that knows prepared statements in transaction mode."""
 
 _OPTIONS: Final = (
-    ("--rate", click.FloatRange(min=0, min_open=True), "N", "Checkouts per second of the whole service, at its busiest."),
+    ("--rate", Number(0.001, 10_000_000), "N", "Checkouts per second of the whole service, at its busiest."),
     ("--hold", SECONDS, "TIME", "How long each connection is held, on average: 30ms."),
     ("--hold-p50", SECONDS, "TIME", "Its median, with --hold-p99, in place of --hold."),
     ("--hold-p99", SECONDS, "TIME", "Its 99th percentile."),
     ("--outside", SECONDS, "TIME", "Of a mean hold, the part in which the database does not work: an HTTP call, a stream."),
-    ("--burst", click.IntRange(min=1, max=1000), "N", "Checkouts that come at once (fan-out). [1]"),
+    ("--burst", Whole(1, 1000), "N", "Checkouts that come at once (fan-out). [1]"),
     ("--nesting", _SOME, "N", "Connections that one task holds at the same time. [1]"),
     ("--tasks", _SOME, "N", "Tasks of a process that nest at the same time."),
     ("--wait", SECONDS, "TIME", "The wait for a connection that is tolerated. [50ms]"),
     ("--late", SHARE, "SHARE", "The share of checkouts that may wait for longer. [1%]"),
     ("--deadline", SECONDS, "TIME", "The time that a request has in all. [4s]"),
-    ("--max-connections", _SOME, "N", "Of the server; or --from postgresql://…"),
+    ("--max-connections", _CONNECTIONS, "N", "Of the server; or --from postgresql://…"),
     ("--superuser-reserved", _WHOLE, "N", "superuser_reserved_connections. [3]"),
     ("--reserved", _WHOLE, "N", "reserved_connections (PostgreSQL 16), unless the role may use them. [0]"),
     ("--role-limit", _LIMIT, "N", "CONNECTION LIMIT of the role. [-1: none]"),
@@ -60,7 +62,7 @@ def _options(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _version(_context: click.Context, _parameter: click.Parameter, value: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d+)\.(\d+)(?:\.\d+)?", value, re.ASCII)
+    found = re.fullmatch(r"(\d{1,4})\.(\d{1,4})(?:\.\d{1,4})?", value, re.ASCII)
     if found is None:
         msg = f"{value!r} is no version; allowed: such as 1.24"
         raise click.BadParameter(msg)

@@ -20,6 +20,7 @@ SCHEMA: Final = "poolguard.size/1"
 def document(plan: Plan, inputs: Inputs, *, prepared: bool) -> dict[str, Any]:
     """Give it."""
     pooler = plan.verdict is Verdict.NEEDS_POOLER
+    left = inputs.limits.left(inputs.others, inputs.headroom)
     return {
         "schema": SCHEMA,
         "verdict": str(plan.verdict),
@@ -39,9 +40,11 @@ def document(plan: Plan, inputs: Inputs, *, prepared: bool) -> dict[str, Any]:
         "server": {
             "max_connections": inputs.limits.max_connections,
             "reserved": inputs.limits.withheld,
-            "room": inputs.limits.room.slots,
-            "bound": str(inputs.limits.room.bound),
-            "others": inputs.others,
+            "room": inputs.limits.allowed(left.bound),
+            "bound": str(left.bound),
+            "others": inputs.others.server,
+            "others_of_role": inputs.others.role,
+            "others_in_database": inputs.others.database,
             "headroom": inputs.headroom,
             "usable": plan.service.usable,
             "knee": None if plan.knee is None else list(plan.knee),
@@ -55,10 +58,13 @@ def document(plan: Plan, inputs: Inputs, *, prepared: bool) -> dict[str, Any]:
             "deadlock_floor": plan.floor,
             "ceiling": plan.ceiling,
             "late_share": plan.wait_share,
+            "needed_late_share": [plan.known.low, plan.known.high],
+            "certain": plan.certain,
         },
         "total": plan.total,
         "shared": plan.shared,
         "simulated": plan.simulated,
+        "played": plan.played,
         "curve": [{"pool_size": point.size, "late_share": point.share} for point in plan.curve],
         "sensitivity": [
             {

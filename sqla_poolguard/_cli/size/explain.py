@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from sqla_poolguard._cli.size.quantities import shown_share, shown_time
+from sqla_poolguard._cli.size.quantities import plural, shown_share, shown_time
+from sqla_poolguard._cli.size.words import processes_words, room_words
 
 if TYPE_CHECKING:
     from sqla_poolguard._cli.size.given import Inputs
@@ -27,20 +28,13 @@ def formulas(plan: Plan, inputs: Inputs) -> list[Formula]:
 
 
 def _room(plan: Plan, inputs: Inputs) -> list[Formula]:
-    limits, processes = inputs.limits, plan.service.processes
-    room = limits.room
-    words = (
-        f"max_connections {limits.max_connections} - {limits.withheld} reserved"
-        if room.bound == "max_connections"
-        else f"limit of the {room.bound}"
-    )
-    usable = f"{words} = {room.slots}; - {inputs.others} of others - {inputs.headroom} kept free = {plan.service.usable}"
-    peak = f"({processes.replicas} replicas + {processes.surge} surge + {processes.terminating} terminating) x {processes.workers} workers"
-    peak += f" + {processes.more} more = {processes.peak}; x {processes.engines} engines = {processes.pools} pools"
+    processes = plan.service.processes
+    pools = plural(processes.pools, "pool")
+    peak = processes_words(processes) + (f" = {pools}" if processes.engines > 1 else "")
     return [
-        Formula("usable connections", usable, "PostgreSQL documentation, 20.3.1; InitPostgres() in its source"),
+        Formula("usable connections", room_words(inputs), "PostgreSQL documentation, 20.3.1; InitPostgres() in its source"),
         Formula("processes at the peak", peak, "Kubernetes, Deployments: maxSurge; a terminating pod counts in neither"),
-        Formula("ceiling", f"{plan.service.usable} / {processes.pools} pools = {plan.ceiling} each, rounded down", "arithmetic"),
+        Formula("ceiling", f"{plan.service.usable} / {pools} = {plan.ceiling} each, rounded down", "arithmetic"),
     ]
 
 
@@ -50,8 +44,9 @@ def _need(plan: Plan) -> list[Formula]:
     late = f"P(wait > {shown_time(target.wait)}) <= {shown_share(target.share)}"
     found = [Formula("busy on average", busy, "J. D. C. Little, A proof for the queuing formula, 1961")]
     if plan.simulated:
-        played = f"the least c with {late} = {plan.demand}: the load was played through (holds {plan.load.holds.words}; "
-        played += f"bursts of {plan.load.burst}); Erlang's formula holds for exponential holds and single arrivals only"
+        played = f"the least c with {late} = {plan.demand}: the load was played through, {plan.played:,} checkouts (holds {plan.load.holds.words}; "
+        played += f"bursts of {plan.load.burst}); Erlang's formula holds for exponential holds and single arrivals only; "
+        played += f"with {plan.demand}, from {shown_share(plan.known.low)} to {shown_share(plan.known.high)} wait that long (99 of 100 times)"
         found.append(Formula("needed", played, "J. Kiefer and J. Wolfowitz, On the theory of queues with many servers, 1955"))
     else:
         formula = f"P(wait > t) = C(c, a) exp(-(c - a) t / h), a = {plan.busy:.3g}, h = {shown_time(hold)}; the least c with {late} = {plan.demand}"

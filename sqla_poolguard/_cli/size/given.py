@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, NoReturn
 
-from sqla_poolguard._budget import Processes, ServerLimits
+from sqla_poolguard._budget import Others, Processes, ServerLimits
 from sqla_poolguard._cli.size.trouble import SizeError
 from sqla_poolguard._hold_times import Exponential, Lognormal
 from sqla_poolguard._sizing import Load, Service, Target
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from sqla_poolguard._hold_times import HoldTimes
 
 __all__ = ["Given", "Inputs", "gather"]
+
+_LIMITS: Final = ("max_connections", "superuser_reserved", "reserved", "role_limit", "database_limit")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,10 +38,10 @@ class Given:
     late: float = 0.01
     deadline: float = 4.0
     max_connections: int | None = None
-    superuser_reserved: int = 3
-    reserved: int = 0
-    role_limit: int = -1
-    database_limit: int = -1
+    superuser_reserved: int | None = None
+    reserved: int | None = None
+    role_limit: int | None = None
+    database_limit: int | None = None
     others: int | None = None
     headroom: int = 5
     cores: int | None = None
@@ -64,7 +66,7 @@ class Inputs:
     target: Target
     service: Service
     limits: ServerLimits
-    others: int
+    others: Others
     headroom: int
     measured: tuple[Measured, ...]
 
@@ -79,12 +81,12 @@ def gather(given: Given, measured: Sequence[Measured]) -> Inputs:
     try:
         processes = _processes(given)
         limits = _limits(given, measured)
-        others = given.others if given.others is not None else _first([each.others for each in measured], 0)
-        usable = limits.usable(others + given.headroom)
+        others = _others(given, measured)
+        left = limits.left(others, given.headroom)
         return Inputs(
             load=_load(given, measured, processes),
             target=Target(wait=given.wait, share=given.late, deadline=given.deadline),
-            service=Service(processes=processes, usable=usable, cores=given.cores),
+            service=Service(processes=processes, usable=left.slots, bound=left.bound, cores=given.cores),
             limits=limits,
             others=others,
             headroom=given.headroom,
@@ -108,16 +110,18 @@ def _processes(given: Given) -> Processes:
 
 
 def _limits(given: Given, measured: Sequence[Measured]) -> ServerLimits:
+    """Take the limits that were measured, and of them what was given; or make them of what was given."""
+    told = {name: value for name in _LIMITS if (value := getattr(given, name)) is not None}
     found = next((each.limits for each in measured if each.limits is not None), None)
-    if given.max_connections is None:
-        return found if found is not None else _missing("--max-connections", "--from postgresql://…")
-    return ServerLimits(
-        max_connections=given.max_connections,
-        superuser_reserved=given.superuser_reserved,
-        reserved=given.reserved,
-        role_limit=given.role_limit,
-        database_limit=given.database_limit,
-    )
+    if found is not None:
+        return replace(found, **told)
+    return ServerLimits(**told) if "max_connections" in told else _missing("--max-connections", "--from postgresql://…")
+
+
+def _others(given: Given, measured: Sequence[Measured]) -> Others:
+    """Take what was counted; the number that was given is that of the whole server."""
+    found = next((each.others for each in measured if each.others is not None), Others())
+    return found if given.others is None else replace(found, server=given.others)
 
 
 def _load(given: Given, measured: Sequence[Measured], processes: Processes) -> Load:
@@ -162,7 +166,3 @@ def _holds(given: Given) -> HoldTimes | None:
 def _missing(option: str, instead: str) -> NoReturn:
     msg = f"{option} is missing; give it, or {instead}. In a terminal, `poolguard size` without options asks"
     raise SizeError(msg)
-
-
-def _first(values: list[int | None], otherwise: int) -> int:
-    return next((value for value in values if value is not None), otherwise)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sqla_poolguard._budget import ServerLimits
+    from sqla_poolguard._budget import Others, ServerLimits
     from sqla_poolguard._hold_times import HoldTimes
 
 __all__ = ["Measured"]
@@ -26,7 +26,7 @@ class Measured:
     outside: float | None = None
     """Of a mean hold, the seconds awaiting something else than the database."""
     limits: ServerLimits | None = None
-    others: int | None = None
-    """Connections that others have now."""
+    others: Others | None = None
+    """What others have now."""
     notes: tuple[str, ...] = field(default=())
     """What a reader should know of how good it is."""

@@ -52,7 +52,7 @@ class Screen:
     def show(self, plan: Plan, inputs: Inputs, *, explain: bool, prepared: bool) -> None:
         """Show it all."""
         if self._json:
-            self._out.file.write(json.dumps(document(plan, inputs, prepared=prepared), indent=2) + "\n")
+            self._out.file.write(json.dumps(document(plan, inputs, prepared=prepared), indent=2, allow_nan=False) + "\n")
             return
         title = Text(f"sqla-poolguard {own_version()}", "bold cyan") + Text(" size")
         self._print(title, _indented(views.inputs_read(plan, inputs)))

@@ -11,17 +11,22 @@ from psycopg.rows import dict_row
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from sqla_poolguard._budget import LIMITS_SQL, ServerLimits
+from sqla_poolguard._budget import LIMITS_SQL, Others, ServerLimits
 from sqla_poolguard._cli.size.measured import Measured
+from sqla_poolguard._cli.size.quantities import plural
 from sqla_poolguard._cli.size.trouble import SizeError
 
 __all__ = ["ask_server"]
 
 _SECONDS: Final = 5.0
 _OTHERS: Final = """
-SELECT count(*)::int AS others FROM pg_catalog.pg_stat_activity
- WHERE usename IS NOT NULL AND datname IS NOT NULL AND usename <> session_user
+SELECT (count(*) FILTER (WHERE NOT (own_role AND here)))::int AS others,
+       (count(*) FILTER (WHERE own_role AND NOT here))::int AS others_of_role,
+       (count(*) FILTER (WHERE here AND NOT own_role))::int AS others_in_database
+  FROM (SELECT usename = session_user AS own_role, datname = current_database() AS here FROM pg_catalog.pg_stat_activity
+         WHERE usename IS NOT NULL AND datname IS NOT NULL AND coalesce(backend_type, 'client backend') = 'client backend') AS seen
 """
+"""Whoever has another role, or is in another database, is not the service that is sized; each limit counts its own of them."""
 _OPTIONS: Final = {
     "host",
     "port",
@@ -40,7 +45,7 @@ _POOLED: Final = "SELECT pg_backend_pid() AS pid"
 
 def ask_server(dsn: str) -> Measured:
     """
-    Read the limits of the role and the database of a URL, and how many connections other roles have.
+    Read the limits of the role and the database of a URL, and how many connections others have.
 
     Raises:
         SizeError: it could not be asked.
@@ -55,10 +60,12 @@ def ask_server(dsn: str) -> Measured:
         msg = f"the server could not be asked: {_tells_most(str(error)) or type(error).__name__}; or give its limits with --max-connections"
         raise SizeError(msg) from error
     limits = ServerLimits.of(row)
-    note = f"PostgreSQL {limits.version // 10000}, role {row['role']!r}; {row['others']} connections of other roles now"
+    others = Others(server=row["others"], role=row["others_of_role"], database=row["others_in_database"])
+    note = f"PostgreSQL {limits.version // 10000}, role {row['role']!r}; {plural(others.server, 'connection')} of others now"
+    note += f", {others.role} of them of this role" if others.role else ""
     pooled = ("there is a pooler between: these are the limits of the server behind it",) if row["pooled"] else ()
     rank = ("this role is a superuser, to whom no limit applies: ask with the application's role",) if limits.is_superuser else ()
-    return Measured(source=f"server {row['place']}", limits=limits, others=row["others"], notes=(note, *pooled, *rank))
+    return Measured(source=f"server {row['place']}", limits=limits, others=others, notes=(note, *pooled, *rank))
 
 
 def _tells_most(text: str) -> str:

@@ -10,14 +10,14 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from sqla_poolguard._cli.demo.charts import bar
-from sqla_poolguard._cli.size.quantities import shown_share, shown_time
+from sqla_poolguard._cli.charts import bar
+from sqla_poolguard._cli.size.quantities import plural, shown_share, shown_time
+from sqla_poolguard._cli.size.words import processes_words, room_words, unsure_words
 from sqla_poolguard._sizing import Verdict
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from sqla_poolguard._budget import Processes
     from sqla_poolguard._cli.size.explain import Formula
     from sqla_poolguard._cli.size.given import Inputs
     from sqla_poolguard._plan import Plan, Point
@@ -31,24 +31,15 @@ _DECADES: Final = 4
 
 def inputs_read(plan: Plan, inputs: Inputs) -> RenderableType:
     """Show what it is computed from."""
-    load, processes, limits = plan.load, plan.service.processes, inputs.limits
+    load, processes = plan.load, plan.service.processes
     table = _grid()
     for each in inputs.measured:
         table.add_row("measured", Text("; ".join((each.source, *each.notes))))
     outside = f", {shown_time(load.outside)} of them outside the database" if load.outside else ""
     words = f"{_number(load.rate)} checkouts/s, held for {shown_time(load.holds.mean)}{outside} ({load.holds.words})"
     table.add_row("load", words + (f", {load.burst} at once" if load.burst > 1 else ""))
-    table.add_row("processes", _processes(processes))
-    room = limits.room
-    bound = (
-        f"max_connections {limits.max_connections} - {limits.withheld} reserved"
-        if room.bound == "max_connections"
-        else f"limit of the {room.bound}"
-    )
-    table.add_row(
-        "server",
-        f"{bound} = {room.slots}, - {inputs.others} of others - {inputs.headroom} kept free = {plan.service.usable} usable",
-    )
+    table.add_row("processes", processes_words(processes))
+    table.add_row("server", room_words(inputs))
     return table
 
 
@@ -60,10 +51,13 @@ def figures(plan: Plan) -> RenderableType:
     table.add_column()
     how = "played through" if plan.simulated else "Erlang C"
     late = f"at most {shown_share(plan.target.share)} wait longer than {shown_time(plan.target.wait)} ({how})"
+    unsure = unsure_words(plan)
     table.add_row(
         "busy on average", f"{plan.busy:.3g}", Text(f"{_number(plan.rate)}/s x {shown_time(plan.load.holds.mean)}", "dim")
     )
     table.add_row("needed", Text(str(plan.demand), "bold"), Text(late, "dim"))
+    if unsure:
+        table.add_row("", "", Text(unsure, "yellow"))
     if plan.load.nesting > 1:
         table.add_row(
             "deadlock floor",
@@ -74,7 +68,7 @@ def figures(plan: Plan) -> RenderableType:
     table.add_row(
         "ceiling",
         Text(str(plan.ceiling), "bold red" if over else "bold"),
-        Text(f"{plan.service.usable} usable / {_pools(plan.service.processes.pools)}", "dim"),
+        Text(f"{plan.service.usable} usable / {plural(plan.service.processes.pools, 'pool')}", "dim"),
     )
     if plan.knee is not None:
         words = f"of {plan.knee.classic} to {plan.knee.recent} that the server's cores can work for, all pools together"
@@ -90,11 +84,21 @@ def curve(plan: Plan, *, plain: bool) -> RenderableType:
     table.add_column(min_width=_BAR)
     table.add_column(justify="right")
     table.add_column()
+    last = None
     for point in _seen(plan):
+        if last is not None and point.size > last + 1:
+            table.add_row("..." if plain else "…")
+        last = point.size
         enough = point.share <= plan.target.share
         length = max(math.log10(point.share) + _DECADES, 0.0) if point.share > 0 else 0.0
         marks = [
-            word for found, word in ((point.size == plan.demand, "enough"), (point.size == plan.ceiling, "ceiling")) if found
+            word
+            for size, word in (
+                (plan.size, "suggested"),
+                (plan.demand if plan.demand < plan.size else 0, "enough for the load"),
+                (plan.ceiling, "ceiling"),
+            )
+            if point.size == size
         ]
         arrow = f"{'<-' if plain else '←'} {', '.join(marks)}" if marks else ""
         drawn = Text(bar(length, _DECADES, _BAR, plain=plain), "green" if enough else "yellow")
@@ -105,7 +109,7 @@ def curve(plan: Plan, *, plain: bool) -> RenderableType:
 def _seen(plan: Plan) -> list[Point]:
     """Leave out what lies beyond the first size with which next to nobody waits."""
     beyond = [point.size for point in plan.curve if point.size >= plan.demand and point.share < 10**-_DECADES]
-    return [point for point in plan.curve if not beyond or point.size <= beyond[0]]
+    return [point for point in plan.curve if not beyond or point.size in {*range(beyond[0] + 1), plan.size}]
 
 
 def sensitivity(plan: Plan, *, plain: bool) -> RenderableType:
@@ -140,22 +144,6 @@ def explained(formulas: list[Formula]) -> RenderableType:
     for formula in formulas:
         table.add_row(formula.name, Group(Text(formula.computed), Text(formula.source, "dim")))
     return table
-
-
-def _processes(processes: Processes) -> str:
-    replicas = [f"{processes.replicas} {'replica' if processes.replicas == 1 else 'replicas'}"]
-    replicas += [
-        f"{count} {what}" for count, what in ((processes.surge, "surge"), (processes.terminating, "terminating")) if count
-    ]
-    words = " + ".join(replicas) if len(replicas) == 1 else f"({' + '.join(replicas)})"
-    words += f" x {processes.workers} {'process' if processes.workers == 1 else 'processes'}"
-    words += f" + {processes.more} more" if processes.more else ""
-    words += f" = {processes.peak} at the peak"
-    return words + (f", {processes.engines} engines each" if processes.engines > 1 else "")
-
-
-def _pools(count: int) -> str:
-    return "1 pool" if count == 1 else f"{count} pools"
 
 
 def _grid() -> Table:

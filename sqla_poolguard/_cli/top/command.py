@@ -61,6 +61,8 @@ def top(*, pids: tuple[int, ...], url: str | None, headers: tuple[str, ...], int
                 time.sleep(interval)
         _watch(look, interval)
     except TopError as error:
+        if as_json:
+            click.echo(json.dumps({"error": str(error)}))
         click.echo(f"poolguard top: {error}", err=True)
         sys.exit(_COULD_NOT_RUN)
     except KeyboardInterrupt:

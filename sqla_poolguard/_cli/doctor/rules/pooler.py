@@ -114,7 +114,7 @@ def _limits_of_pooler(evidence: Evidence) -> Iterator[Hit]:
     limits = evidence.server.limits if evidence.server else None
     if limits is not None:
         wanted, how = _server_connections(console)
-        usable = limits.usable()
+        usable = limits.room.slots
         if wanted > usable:
             yield Hit("PgBouncer", f"{how} = {wanted} server connections; the server has {usable} for role {_role(evidence)}")
     clients = demand(evidence) if evidence.settings and evidence.settings[0].bounded else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from sqla_poolguard._budget import Bound
+from sqla_poolguard._budget import Bound, Others, shown_size
 from sqla_poolguard._cli.doctor.finding import Severity
 from sqla_poolguard._cli.doctor.rules.rule import Hit, Rule, engines, plural
 from sqla_poolguard._cli.doctor.sights import TroubleKind
@@ -48,7 +48,7 @@ def counted(evidence: Evidence) -> str:
     told = evidence.circumstances
     server = evidence.settings[0].address.partition("/")[0]
     own = [one for one in engines(evidence) if one.address.partition("/")[0] == server]
-    sizes = " + ".join(f"{one.pool_size}+{one.max_overflow}" for one in own)
+    sizes = " + ".join(shown_size(one.pool_size, one.max_overflow) for one in own)
     by = (
         f"{plural(told.processes.pools, 'process')}" if told.processes.pools == 1 else f"{told.processes.pools} processes at peak"
     )
@@ -64,18 +64,37 @@ def _over_budget(evidence: Evidence) -> Iterator[Hit]:
     wanted, limits = demand(evidence), evidence.server.limits
     if wanted is None:  # another rule's matter
         return
-    others = _others(evidence)
-    usable = limits.usable()
-    if wanted > usable:
-        yield Hit(
-            evidence.settings[0].source, f"{counted(evidence)} = {wanted} connections; usable are {usable} ({_bound(limits)})"
+    room, others = limits.room, _not_ours(evidence)
+    if wanted > room.slots:
+        seen = f"usable are {room.slots} ({_bound(limits, room.bound)})"
+        yield Hit(evidence.settings[0].source, f"{counted(evidence)} = {wanted} connections; {seen}")
+    elif others is not None and wanted > (left := limits.left(others)).slots:
+        usable = limits.allowed(left.bound)
+        seen = f"usable are {usable} ({_bound(limits, left.bound)}), of which others have {usable - left.slots} now: {left.slots} are left"
+        yield Hit(evidence.settings[0].source, f"{counted(evidence)} = {wanted} connections; {seen}", Severity.WARNING)
+
+
+def _not_ours(evidence: Evidence) -> Others | None:
+    """Count the sessions that are not this application's, as each limit counts them; None where that cannot be told."""
+    if evidence.server is None:
+        return None
+    name, groups = evidence.settings[0].application_name, evidence.server.activity
+    if name:
+        groups = tuple(group for group in groups if group.application != name)
+        return Others(
+            server=sum(group.count for group in groups),
+            role=sum(group.count for group in groups if group.own_role),
+            database=sum(group.in_database for group in groups),
         )
-    elif others is not None and wanted > limits.usable(others):
-        left = limits.usable(others)
-        evidence_ = (
-            f"{counted(evidence)} = {wanted} connections; usable are {usable}, of which others have {others} now: {left} are left"
-        )
-        yield Hit(evidence.settings[0].source, evidence_, Severity.WARNING)
+    if len(list(engines(evidence))) > 1:  # they may have other roles, and other databases
+        return None
+    # whoever has another role, or is in another database, is not this engine
+    own = [group for group in groups if group.own_role]
+    return Others(
+        server=sum(group.count for group in groups) - sum(group.in_database for group in own),
+        role=sum(group.count - group.in_database for group in own),
+        database=sum(group.in_database for group in groups if not group.own_role),
+    )
 
 
 def _others(evidence: Evidence) -> int | None:
@@ -86,8 +105,7 @@ def _others(evidence: Evidence) -> int | None:
     return sum(group.count for group in evidence.server.activity if group.application != name)
 
 
-def _bound(limits: ServerLimits) -> str:
-    bound = limits.room.bound
+def _bound(limits: ServerLimits, bound: Bound) -> str:
     if bound is Bound.ROLE:
         return f"the role's CONNECTION LIMIT; max_connections is {limits.max_connections}"
     if bound is Bound.DATABASE:
@@ -100,7 +118,10 @@ def _usable(evidence: Evidence) -> Iterator[Hit]:
         return
     limits = evidence.server.limits
     if limits.room.slots < limits.max_connections:
-        yield Hit(_place(evidence), f"role {evidence.server.role} can have {limits.room.slots} connections ({_bound(limits)})")
+        yield Hit(
+            _place(evidence),
+            f"role {evidence.server.role} can have {limits.room.slots} connections ({_bound(limits, limits.room.bound)})",
+        )
 
 
 def _in_use(evidence: Evidence) -> Iterator[Hit]:
@@ -170,7 +191,7 @@ RULES: Final = (
         title="The pools can ask for more connections than the server has",
         severity=Severity.ERROR,
         looks="Pool sizes x processes at peak is more than the slots that the role can use (max_connections less the reserves that are not "
-        "for it, the role's and the database's CONNECTION LIMIT). A warning where it fits only while others have none. "
+        "for it, the role's and the database's CONNECTION LIMIT). A warning where it fits only while others have none (each limit counts its own: the role's those of the role). "
         "Not behind a pooler: see PG019.",
         why="At the next peak or rollout connects fail with 53300, in whatever service asks last.",
         fix="Smaller pools, or fewer processes, or a pooler in transaction mode: poolguard size says which. Holds that are shorter need "
