@@ -12,8 +12,10 @@ from sqla_poolguard._monitor.alarms import Alarms, Slots
 from sqla_poolguard._monitor.join import join, look
 from sqla_poolguard._monitor.server import Server
 from sqla_poolguard._monitor.settings import Settings
+from sqla_poolguard._monitor.standstill import Standstills
 from sqla_poolguard._outage import Outage, classify
 from sqla_poolguard._snapshot import snapshot
+from sqla_poolguard._ticker import lag_of
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -48,6 +50,7 @@ class PoolMonitor:
         *,
         interval: float = Settings.interval,
         near_capacity: float | None = Settings.near_capacity,
+        sustained: float = Settings.sustained,
         starvation: float | None = Settings.starvation,
         idle_in_transaction: float | None = Settings.idle_in_transaction,
         slots_low: int | None = Settings.slots_low,
@@ -60,6 +63,8 @@ class PoolMonitor:
             engines: one or more, each with a `GuardedPool`.
             interval: seconds between two looks.
             near_capacity: share of `pool_size + max_overflow` in use from which to warn; None for never.
+            sustained: seconds for which that has been so at every look, at two of them at least, before it is warned of; and for which
+                it, or a long wait, has not been so any more, before it is over. 0: one look is enough.
             starvation: seconds that somebody has waited, while nothing is idle, from which to warn; None for never.
             idle_in_transaction: seconds for which a connection that is out has been idle in its transaction from which to warn.
             slots_low: connections that the server has room for at which to warn, or fewer; None for never.
@@ -72,6 +77,7 @@ class PoolMonitor:
         self._settings = Settings(
             interval=interval,
             near_capacity=near_capacity,
+            sustained=sustained,
             starvation=starvation,
             idle_in_transaction=idle_in_transaction,
             slots_low=slots_low,
@@ -129,12 +135,12 @@ class PoolMonitor:
     async def _run(self) -> None:
         try:
             while True:
-                await asyncio.gather(*(link.look(self._held) for link in self._links))
+                # with its exceptions, so that it ends when the last of them has, also where it is cancelled
+                await asyncio.gather(*(link.look(self._held) for link in self._links), return_exceptions=True)
                 await asyncio.sleep(self._settings.interval)
         finally:
             try:
-                for link in self._links:
-                    await link.server.close()
+                await asyncio.gather(*(link.server.close() for link in self._links), return_exceptions=True)
             finally:
                 for link in self._links:  # cancelled once more
                     link.server.drop()
@@ -153,6 +159,7 @@ class _Link:
         self.rows: tuple[MonitorRow, ...] = ()
         self._alarms = Alarms(settings)
         self._fails, self._next_try = 0, 0.0
+        self._standstills = Standstills()
         self._said_pooled = self._said_failed = False
         self._is_postgres = getattr(self.pool()._dialect, "name", None) == "postgresql"
 
@@ -168,7 +175,11 @@ class _Link:
             self.held = look(pool)
             activity, slots = await self._ask(pool.name) if self._is_postgres else (None, None)
             self.rows = join(self.held, activity, everybody())
-            news, over = self._alarms.judge(pool.snapshot(), self.rows, slots)
+            loop = asyncio.get_running_loop()
+            self._standstills.look(loop.time(), lag_of(loop)())
+            news, over = self._alarms.judge(
+                pool.snapshot(), self.rows, slots, now=loop.time(), stood_still=self._standstills.within
+            )
             for alarm in news:
                 _log.warning("%s: pool %r: %s", alarm.kind, alarm.pool, alarm.text, extra={"poolguard": alarm})
             for kind, name in over:

@@ -123,6 +123,7 @@ FLOORS = {
     "_monitor.join": DOORS,
     "_monitor.server": DOORS,
     "_monitor.settings": DOORS,
+    "_monitor.standstill": DOORS,
     "_monitor.task": DOORS,
     "_release": DOORS,
     "_snapshot": DOORS,
