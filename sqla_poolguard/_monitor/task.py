@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterable
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from sqla_poolguard import _monitored
 from sqla_poolguard._monitor.alarms import Alarms, Slots
+from sqla_poolguard._monitor.facts import Told
 from sqla_poolguard._monitor.join import join, look
 from sqla_poolguard._monitor.server import Server
 from sqla_poolguard._monitor.settings import Settings
@@ -133,12 +136,16 @@ class PoolMonitor:
         await self.stop()
 
     async def _run(self) -> None:
+        for link in self._links:
+            _monitored.begin(link.reporter, link.told)
         try:
             while True:
                 # with its exceptions, so that it ends when the last of them has, also where it is cancelled
                 await asyncio.gather(*(link.look(self._held) for link in self._links), return_exceptions=True)
                 await asyncio.sleep(self._settings.interval)
         finally:
+            for link in self._links:
+                _monitored.end(link.reporter, link.told)
             try:
                 await asyncio.gather(*(link.server.close() for link in self._links), return_exceptions=True)
             finally:
@@ -157,16 +164,26 @@ class _Link:
         self.server = Server(self.pool, settings.timeout)
         self.held: list[Held] = []
         self.rows: tuple[MonitorRow, ...] = ()
+        self.reporter = self.pool()._watch.reporter
+        """Of all pools that the engine has, one after the other."""
+        self._seen_at: float | None = None
+        self._trouble: str | None = None
         self._alarms = Alarms(settings)
         self._fails, self._next_try = 0, 0.0
         self._standstills = Standstills()
         self._said_pooled = self._said_failed = False
         self._is_postgres = getattr(self.pool()._dialect, "name", None) == "postgresql"
+        if not self._is_postgres:
+            self._trouble = "only PostgreSQL is asked"
 
     def pool(self) -> GuardedPool:
         """Give the engine's pool: after `dispose()` it is another one."""
         pool: GuardedPool = self._engine.pool
         return pool
+
+    def told(self) -> Told | None:
+        """Give what is known since the last look; None before the first."""
+        return Told(time.monotonic() - self._seen_at, self._trouble, self.rows) if self._seen_at is not None else None
 
     async def look(self, everybody: Any) -> None:
         """Look once; whatever goes wrong is said, and not raised."""
@@ -175,6 +192,7 @@ class _Link:
             self.held = look(pool)
             activity, slots = await self._ask(pool.name) if self._is_postgres else (None, None)
             self.rows = join(self.held, activity, everybody())
+            self._seen_at = time.monotonic()
             loop = asyncio.get_running_loop()
             self._standstills.look(loop.time(), lag_of(loop)())
             news, over = self._alarms.judge(
@@ -198,6 +216,7 @@ class _Link:
             activity = await self.server.ask()
         except Exception as error:  # noqa: BLE001 - down, full, stalled, restarted: it is tried again
             self._fails += 1
+            self._trouble = "the server cannot be asked"
             self._next_try = loop.time() + min(self._settings.interval * 2 ** min(self._fails, 16), _SLOWEST)
             why = classify(error)
             if self._fails == 1:
@@ -211,6 +230,7 @@ class _Link:
         if self._fails:
             _log.warning("pool %r: the monitor can ask the server again", name)
         self._fails = 0
+        self._trouble = "behind a pooler the sessions of connections cannot be told" if activity.pooled else None
         if activity.pooled and not self._said_pooled:
             self._said_pooled = True
             _log.warning(

@@ -56,6 +56,7 @@ FLOORS = {
     "_joins": EFFECTS,
     "_keepers": EFFECTS,
     "_logs": EFFECTS,
+    "_monitored": EFFECTS,
     "_naming": EFFECTS,
     "_observers": EFFECTS,
     "_otel": EFFECTS,

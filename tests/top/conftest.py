@@ -12,12 +12,14 @@ import time
 import pytest
 
 APPLICATION = """
-import asyncio, os, sys, time
+import asyncio, os, resource, sys, time
 from sqlalchemy.util.concurrency import greenlet_spawn
-from sqla_poolguard import Guard, GuardedPool, _probe
+from sqla_poolguard import Guard, GuardedPool, _inspector, _probe
 from sqla_poolguard.testing import FakeDriver
 
 mode = sys.argv[1]
+if mode == "cleaned":
+    _inspector._PRESENT = 0.1
 
 async def hold(db, seconds):
     async with db.connect():
@@ -33,8 +35,13 @@ async def main():
             async with db.connect():
                 print("child", os.getpid(), flush=True)
                 time.sleep(60)
+    if mode == "full":
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, 4096))
     print("ready", os.getpid(), flush=True)
-    if mode == "quiet":
+    if mode == "full":
+        await asyncio.sleep(0.3)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 4096))
+    if mode in {"quiet", "cleaned", "full"}:
         await asyncio.sleep(60)
     if mode == "stuck":
         asyncio.get_running_loop().call_later(0.2, time.sleep, 60)

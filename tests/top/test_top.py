@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import signal
 import socket
 import stat
 import subprocess
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
@@ -25,7 +27,7 @@ def test_it_shows_who_holds_and_who_waits(application, top):
     done = until(lambda: (found := top("--once")).returncode == 1 and found)
     assert "2/2" in done.stdout
     assert "3 x" in done.stdout
-    assert "app/orders.py:10 in hold" in done.stdout
+    assert "app/orders.py:12 in hold" in done.stdout
     assert done.stderr == ""
     told = json.loads(top("--once", "--json").stdout)
     (pool,) = told["processes"][0]["pools"]
@@ -87,6 +89,33 @@ def test_what_a_crash_leaves_behind_is_removed(application, top, folder):
     assert len(list(folder.iterdir())) == 1
     assert top("--once").returncode == 2
     assert list(folder.iterdir()) == []
+
+
+def test_a_socket_that_somebody_cleans_away_comes_back(application, top, folder):
+    """The file alone, or with its folder: it is opened anew, as safe as before; what somebody else puts there stays."""
+    path = folder / f"{application('cleaned').pid}.sock"
+    path.unlink()
+    until(path.exists)
+    assert top("--once").returncode == 0
+    shutil.rmtree(folder)
+    until(lambda: path.exists() and top("--once").returncode == 0)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.unlink()
+    path.write_text("of somebody else")
+    time.sleep(0.5)
+    assert path.read_text() == "of somebody else"
+    path.unlink()
+    until(path.exists)
+
+
+def test_a_process_without_a_file_left_answers_later(application, top, folder):
+    """Whoever opens too many connections is looked at when it has room again."""
+    path = folder / f"{application('full').pid}.sock"
+    with socket.socket(socket.AF_UNIX) as early:
+        early.connect(str(path))  # for which it has no file
+        time.sleep(0.3)
+    until(lambda: top("--once").returncode == 0)
 
 
 def test_a_forked_child_has_its_own(application, top, folder):
