@@ -32,7 +32,9 @@ def begin(reporter: Reporter, view: Callable[[], Any]) -> None:
 
 def end(reporter: Reporter, view: Callable[[], Any]) -> None:
     """Take it away again; nothing happens if it is not here."""
-    _views[reporter] = tuple(each for each in _views.get(reporter, ()) if each() not in {None, view})
+    others = tuple(each for each in _views.pop(reporter, ()) if each() not in {None, view})
+    if others:
+        _views[reporter] = others
 
 
 def monitored(pool: Any) -> Any:

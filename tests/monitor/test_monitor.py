@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from sqla_poolguard import GuardedPool, snapshot
 from sqla_poolguard._cli.embedded import EmbeddedPostgres
+from sqla_poolguard._monitored import monitored
 from sqla_poolguard.monitor import Alarm, PoolMonitor
 
 pytestmark = pytest.mark.postgres
@@ -56,6 +57,7 @@ async def test_holders_are_joined_with_their_sessions(server, connect, driver):
         await until(lambda: any(row.session and row.session.locks > 1 for row in monitor.rows()))
         waiting = asyncio.create_task(waiter())
         await until(lambda: any(row.blocked_by for row in monitor.rows()))
+        assert monitored(db.pool).rows == monitor.rows()
         rows = {row.session.pid: row for row in monitor.rows()}
         assert set(rows) == set(pids.values())
         first, second = rows[pids["locker"]], rows[pids["waiter"]]
@@ -183,6 +185,7 @@ async def test_a_server_that_goes_and_comes_back(connect, caplog, alarms):
                 server.crash()
                 await until(lambda: "the monitor cannot ask the server" in caplog.text)
                 await until(lambda: any(row.session is None for row in monitor.rows()))
+                assert monitored(db.pool).trouble == "the server cannot be asked"
                 assert alarms("pool_near_capacity")
                 await connection.invalidate()
             await asyncio.sleep(0.5)
@@ -203,6 +206,7 @@ async def test_behind_a_pooler_nothing_is_invented(newest, connect, caplog, vers
             await connection.execute(text("SELECT 1"))
             await until(lambda: "behind a pooler" in caplog.text and monitor.rows())
             assert [row.session for row in monitor.rows()] == [None]
+            assert monitored(db.pool).trouble == "behind a pooler the sessions of connections cannot be told"
             await until(lambda: "server_slots_low" in caplog.text)
             await asyncio.sleep(0.2)
         assert caplog.text.count("behind a pooler") == 1

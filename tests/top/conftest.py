@@ -15,6 +15,7 @@ APPLICATION = """
 import asyncio, os, resource, sys, time
 from sqlalchemy.util.concurrency import greenlet_spawn
 from sqla_poolguard import Guard, GuardedPool, _inspector, _probe
+from sqla_poolguard.monitor import PoolMonitor
 from sqla_poolguard.testing import FakeDriver
 
 mode = sys.argv[1]
@@ -45,6 +46,9 @@ async def main():
         await asyncio.sleep(60)
     if mode == "stuck":
         asyncio.get_running_loop().call_later(0.2, time.sleep, 60)
+    if mode == "monitored":
+        async with PoolMonitor(db, interval=0.05), db.connect():
+            await asyncio.sleep(60)
     if mode == "end":
         return
     await asyncio.gather(*(hold(db, 60) for _ in range(5)))

@@ -27,11 +27,21 @@ def test_it_shows_who_holds_and_who_waits(application, top):
     done = until(lambda: (found := top("--once")).returncode == 1 and found)
     assert "2/2" in done.stdout
     assert "3 x" in done.stdout
-    assert "app/orders.py:12 in hold" in done.stdout
+    assert "app/orders.py:13 in hold" in done.stdout
     assert done.stderr == ""
     told = json.loads(top("--once", "--json").stdout)
     (pool,) = told["processes"][0]["pools"]
+    assert pool["monitor"] is None
     assert (told["wrong"], pool["pool"], pool["used"], len(pool["waiters"])) == (True, "orders", 2, 3)
+
+
+def test_a_monitor_of_the_process_is_seen(application, top):
+    """What it knows comes through the socket, here that it knows nothing: there is no server behind this driver."""
+    application("monitored")
+    done = until(lambda: (found := top("--once")) and "orders: the server cannot be asked" in found.stdout and found)
+    assert "1/2" in done.stdout
+    (pool,) = json.loads(top("--once", "--json").stdout)["processes"][0]["pools"]
+    assert [row["holder"]["pool"] for row in pool["monitor"]["rows"]] == ["orders"]
 
 
 def test_nothing_wrong_is_0(application, top):
@@ -47,6 +57,14 @@ def test_nobody_to_look_at_is_2(top, folder):
     done = top("--once")
     assert done.returncode == 2
     assert f"no process to look at: none has a socket in {folder}. Give its engine Guard(inspect=True)" in done.stderr
+
+
+@pytest.mark.parametrize("value", ["nan", "0", "-1", "inf", "soon", "3601"])
+def test_an_interval_that_makes_no_sense_is_2(top, value):
+    """The message names the option, the value and what is allowed."""
+    done = top("--interval", value)
+    assert done.returncode == 2
+    assert f"'--interval': {value} is not allowed; allowed: seconds from 0.1 to 3600" in done.stderr
 
 
 @pytest.mark.parametrize(
