@@ -324,12 +324,14 @@ async def test_a_loop_that_stands_still_is_no_starvation(newest, connect, alarms
 
     async def work(seconds):
         async with db.connect():
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.1)
             time.sleep(seconds)  # noqa: ASYNC251 - that is what applications do
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.1)
 
+    async with db.connect():  # so that nobody waits for the connect
+        pass
     async with PoolMonitor(db, interval=0.05, starvation=1.0, near_capacity=None):
-        await asyncio.gather(work(1.2), work(0))
+        await asyncio.gather(work(1.1), work(0))
     assert alarms("pool_starvation_detected") == []
     await db.dispose()
 

@@ -21,6 +21,8 @@ from sqla_poolguard.testing import FakeDriver
 mode = sys.argv[1]
 if mode == "cleaned":
     _inspector._PRESENT = 0.1
+if mode == "full":
+    _inspector._PATIENCE = 0.2
 
 async def hold(db, seconds):
     async with db.connect():

@@ -156,6 +156,15 @@ def test_what_the_server_said_is_shown():
     assert "audit: the server cannot be asked" in lines
 
 
+def test_what_is_not_shown_is_not_spoken_for():
+    """Where the rows that have no room are of another process, the title does not name the one whose are shown."""
+    first = Process("7 app", (pool(*(holder(float(90 - line), site={**SITE, "line": line}) for line in range(30))),))
+    lines = shown(first, Process("8 app", (pool(holder(2.0)),)), height=20)
+    begin = lines.index("Holding (orders)")
+    assert lines[begin + 1].split() == ["longest", "pid", "does", "checked", "out", "at"]
+    assert lines[begin + 2].startswith("1 x   90.0 s  7    awaits httpx AsyncClient.get at ")
+
+
 def test_once_leaves_no_blanks_at_the_ends(monkeypatch):
     """What is printed for a file has none, with and without colour."""
     for colour in (None, "truecolor"):

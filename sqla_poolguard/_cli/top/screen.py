@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["clock", "draw", "print_once"]
 
 _WIDE: Final = 110
+_NARROW: Final = 72
 _SIGNS: Final = (("#", "green"), ("!", "bold red"), ("+", "blue"), (">", "yellow"), ("-", "bright_black"), (".", "bright_black"))
 _LEGEND: Final = ("# in the database", "! held for nothing", "+ otherwise in use", "> connecting", "- idle", ". free")
 _FEWEST: Final = 3
@@ -52,7 +53,7 @@ class _Column(NamedTuple):
 _COUNT: Final = _Column("", 3, right=True)
 _LONGEST: Final = _Column("longest", 7, right=True)
 _POOL: Final = _Column("pool", most=16)
-_PROCESS: Final = _Column("process", most=7)
+_PROCESS: Final = _Column("pid", most=7)
 _TASK: Final = _Column("task", most=14)
 
 
@@ -90,9 +91,9 @@ def draw(
     wide, common = width >= _WIDE, _Common(len(processes) > 1, count > 1)
     does, session = _Column("does", fills=True), _Column("session", fills=True)
     sections: list[tuple[int, Callable[[int], Table]]] = [  # the most telling first: what has no room is left out from the end
-        (len(waiting), lambda shown: _section("Waiting", waiting[:shown], width, common, "asked at")),
-        (len(held), lambda shown: _section("Holding", held[:shown], width, common, "checked out at", does, tasks=wide)),
-        (len(served), lambda shown: _section(ago, served[:shown], width, common, "held at", session)),
+        (len(waiting), lambda shown: _section("Waiting", waiting, shown, width, common, "asked at")),
+        (len(held), lambda shown: _section("Holding", held, shown, width, common, "checked out at", does, tasks=wide)),
+        (len(served), lambda shown: _section(ago, served, shown, width, common, "held at", session)),
         (len(waste), lambda shown: _wasted(waste[:shown], width)),
     ]
     if not held:
@@ -138,6 +139,7 @@ class _Common(NamedTuple):
 def _section(
     title: str,
     rows: Sequence[Group],
+    shown: int,
     width: int,
     several: _Common,
     where: str,
@@ -145,7 +147,7 @@ def _section(
     *,
     tasks: bool = False,
 ) -> Table:
-    """Draw groups; the pool or the process that all of them have in common stands in the title."""
+    """Draw the first groups; the pool or the process that all of them have in common, also those not shown, stands in the title."""
     pools, numbers = {row.pool for row in rows}, {row.process.split()[0] for row in rows}
     common = [
         *(pools if several.pools and len(pools) == 1 else ()),
@@ -160,7 +162,7 @@ def _section(
     parts += [(does, _does)] if does is not None else []
     parts.append((_Column(where, fills=True), lambda row: row.where))
     parts += [(_TASK, lambda row: row.task)] if tasks else []
-    cells = [[cell(row) for _, cell in parts] for row in rows]
+    cells = [[cell(row) for _, cell in parts] for row in rows[:shown]]
     return _table(f"{title} ({', '.join(common)})" if common else title, [column for column, _ in parts], cells, width)
 
 
@@ -208,7 +210,7 @@ def _widths(columns: Sequence[_Column], rows: Sequence[Sequence[Text]], width: i
 
 def _pools(processes: Sequence[Process], width: int, rates: Mapping[tuple[str, str], float]) -> Table:
     wide = width >= _WIDE
-    bar = 30 if wide else 20
+    bar = 30 if wide else 20 if width >= _NARROW else 10
     columns = [_Column("process, pool", fills=True), _Column("slots", bar), _Column("out", 5, right=True)]
     columns += [_Column("idle", right=True), _Column("waiting", right=True), _LONGEST]
     columns += [_Column("checkouts/s", right=True), _Column("refused", right=True)] if wide else []
