@@ -64,11 +64,12 @@ def draw(pools: Sequence[PoolSnapshot], at: str, refresh: int | None, told: Sequ
     """
     again = f'<meta http-equiv="refresh" content="{refresh}">' if refresh else ""
     switch = f'every {refresh} s, <a href="?">stop</a>' if refresh else '<a href="?refresh=2">refresh every 2 s</a>'
+    sections = "".join(map(_pool, pools, [*told, *[None] * (len(pools) - len(told))]))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width">{again}<title>Connection pools</title><style>{_STYLE}</style></head>'
         f"<body><header><h1>Connection pools</h1><span>{escape(at)}</span><span>{switch}</span>"
-        f'<span><a href="?format=json">JSON</a></span></header>{"".join(map(_pool, pools, [*told, *[None] * (len(pools) - len(told))]))}</body></html>'
+        f'<span><a href="?format=json">JSON</a></span></header>{sections}</body></html>'
     )
 
 

@@ -126,12 +126,14 @@ class Server:
         """Connect; whoever is cancelled meanwhile leaves it to `close`."""
         self._connecting = connecting = asyncio.create_task(greenlet_spawn(self._connect), name="poolguard monitor connects")
         await asyncio.wait([connecting], timeout=self._timeout)
-        if not connecting.done():
-            await self._end_connecting()
+        if connecting.done():
+            self._connecting = None
+            self._line = connecting.result()
+            return
+        await self._end_connecting()
+        if self._line is None:  # else it came after all: the event loop may have stood still meanwhile
             self.drop()
             raise TimeoutError
-        self._connecting = None
-        self._line = connecting.result()
 
     async def _end_connecting(self) -> None:
         """Let a connect that nobody wants any more come to its end; one that takes more than a moment is cancelled."""

@@ -318,6 +318,19 @@ async def test_a_connect_that_takes_too_long_is_given_up(newest, connect, caplog
     assert others() == set()
 
 
+async def test_a_connect_during_which_the_loop_stands_still_leaves_nothing_behind(newest, connect, unheard):
+    """Where its time is up only because nothing ran, it has a moment more, and is not cut off at the first step after that."""
+    db = connect(as_app(newest))
+    for turns in range(2, 7):
+        async with PoolMonitor(db, interval=0.05, timeout=0.1):
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            time.sleep(0.11)  # noqa: ASYNC251 - that is what applications do
+            await until(lambda: monitored(db.pool) is not None)
+    assert others() == set()
+    await none_left(newest)
+
+
 async def test_a_loop_that_stands_still_is_no_starvation(newest, connect, alarms):
     """Who waits while the application keeps the event loop busy is served as soon as it runs: nobody is blamed."""
     db = connect(as_app(newest), pool_size=1, max_overflow=0)
