@@ -6,7 +6,7 @@ import os
 import weakref
 from typing import TYPE_CHECKING, Any, Final
 
-from sqla_poolguard import _holds
+from sqla_poolguard import _holds, _monitored
 from sqla_poolguard._ticker import ticker
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def _in_child() -> None:
         pool._connecting.forget()
     ticker.forget()
     _holds.forget()
+    _monitored.forget()
 
 
 if hasattr(os, "register_at_fork"):

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqla_poolguard import _runtime
 from sqla_poolguard._fork import pools
+from sqla_poolguard._monitored import monitored
 from sqla_poolguard._plain import plain
 
 if TYPE_CHECKING:
@@ -35,7 +36,15 @@ _PATIENCE: Final = 1.0
 """Seconds in which whoever asks has to take the answer."""
 _STANDSTILL: Final = 0.5
 """Seconds after which an event loop that has not come round stands still."""
+_PRESENT: Final = 60.0
+"""Seconds after which it is seen to that the socket's file is still there: whoever cleans the temp folder may have removed it."""
 _LOOKS: Final = 5
+_CANNOT: Final = (
+    OSError,
+    AttributeError,  # no such sockets on this system
+    RuntimeError,  # no thread can be had
+    _runtime.UnsafeFolderError,
+)
 VERSION: Final = 1
 """Of the document; it rises when what is in it changes its meaning."""
 
@@ -59,37 +68,79 @@ class _Inspector:
                 return
             self._pid = os.getpid()
             try:
-                self._open()
-            except (
-                OSError,
-                AttributeError,
-                _runtime.UnsafeFolderError,
-            ) as error:  # AttributeError: no such sockets on this system
-                self._socket = self._path = None
+                folder = _runtime.folder()
+                _runtime.prepare(folder)
+                path = _runtime.socket_of(folder, self._pid)
+                path.unlink(missing_ok=True)  # of a process that crashed, and had our number
+                self._listen(path)
+                threading.Thread(target=_serve, name="poolguard inspector", daemon=True).start()
+            except _CANNOT as error:
+                self._close()
                 _log.warning("inspect=True: `poolguard top` cannot look into this process: %s", error)
+            else:
+                _log.info("`poolguard top` can look into this process at %s", path)
 
-    def _open(self) -> None:
-        folder = _runtime.folder()
-        _runtime.prepare(folder)
-        path = _runtime.socket_of(folder, os.getpid())
-        path.unlink(missing_ok=True)  # of a process that crashed, and had our number
-        self._socket = listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        listening.bind(str(path))
-        self._path = path
-        path.chmod(0o600)
-        listening.listen(8)
-        threading.Thread(target=_serve, args=(listening,), name="poolguard inspector", daemon=True).start()
-        _log.info("`poolguard top` can look into this process at %s", path)
+    def _listen(self, path: Path) -> None:
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            listening.bind(str(path))
+            path.chmod(0o600)
+            listening.listen(8)
+            listening.settimeout(_PRESENT)
+        except BaseException:
+            listening.close()
+            raise
+        self._socket, self._path = listening, path
+
+    def accept(self) -> socket.socket | None:
+        """
+        Wait for whoever asks; None if nobody has for a while.
+
+        Raises:
+            OSError: it is closed.
+        """
+        listening = self._socket
+        if listening is None:
+            msg = "closed"
+            raise OSError(msg)
+        try:
+            return listening.accept()[0]
+        except TimeoutError:
+            return None
+        except OSError:
+            if self._socket is not listening:
+                raise
+            time.sleep(_PATIENCE)  # the process may have no file left: that is when somebody wants to look, later
+            return None
+
+    def reopen(self) -> None:
+        """Open it anew if its file is gone; where that cannot be, try again the next time. What somebody else put there stays."""
+        with self._lock:
+            gone, path = self._socket, self._path
+            if gone is None or path is None or os.path.lexists(path):
+                return
+            try:
+                _runtime.prepare(path.parent)
+                self._listen(path)
+            except _CANNOT as error:
+                _log.debug("the socket of `poolguard top` is gone, and cannot be opened anew: %s", error)
+                return
+            gone.close()
+        _log.info("the socket of `poolguard top` was gone; it is open again at %s", path)
 
     def close(self) -> None:
         """Remove the socket, at exit."""
+        with self._lock:
+            if self._pid == os.getpid():
+                self._close()
+
+    def _close(self) -> None:
         path, listening, self._path, self._socket = self._path, self._socket, None, None
-        if self._pid == os.getpid():
-            if path is not None:
-                with suppress(OSError):
-                    path.unlink()
-            if listening is not None:
-                listening.close()
+        if path is not None:
+            with suppress(OSError):
+                path.unlink()
+        if listening is not None:
+            listening.close()
 
     def forget(self) -> None:
         """Begin anew, in a forked child: the socket's file is the parent's, and its thread is not here."""
@@ -150,17 +201,25 @@ def _look(pool: Any) -> Any:
     """Look at a pool from this thread; its own may change something meanwhile."""
     for _ in range(_LOOKS):
         with suppress(RuntimeError):  # a container changed while we went through it
-            return plain(pool._watch.reporter.snapshot(pool._slots, pool._clock()))
-    return plain(pool._watch.reporter.snapshot(pool._slots, pool._clock()))
+            return _plain(pool)
+    return _plain(pool)
 
 
-def _serve(listening: socket.socket) -> None:
-    """Answer, one after the other, until the socket is closed."""
+def _plain(pool: Any) -> Any:
+    seen = pool._watch.reporter.snapshot(pool._slots, pool._clock())
+    return {**plain(seen), "monitor": plain(monitored(pool))}
+
+
+def _serve() -> None:
+    """Answer, one after the other, until the socket is closed; see to it now and then that it can be found."""
     while True:
         try:
-            asking, _ = listening.accept()
+            asking = _inspector.accept()
         except OSError:  # closed
             return
+        if asking is None:
+            _inspector.reopen()
+            continue
         with asking:
             try:
                 asking.settimeout(_PATIENCE)

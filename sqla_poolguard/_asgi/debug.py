@@ -10,8 +10,9 @@ from urllib.parse import parse_qs
 
 from sqla_poolguard._asgi.page import draw
 from sqla_poolguard._asgi.words import answer, answer_json, header
+from sqla_poolguard._monitored import monitored
 from sqla_poolguard._plain import plain
-from sqla_poolguard._snapshot import snapshot
+from sqla_poolguard._snapshot import guarded, snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -60,12 +61,18 @@ class DebugPage:
             await answer(scope, send, 404, (("content-type", "text/plain; charset=utf-8"),), b"Not Found")
             return
         pools = [snapshot(engine) for engine in self._engines]
+        told = [monitored(guarded(engine)) for engine in self._engines]
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
         wishes = {name: values[-1] for name, values in parse_qs(scope.get("query_string", b"").decode("latin-1")).items()}
         if _wants_json(scope, wishes):
-            await answer_json(scope, send, 200, {"at": at, "pools": plain(pools)})
+            await answer_json(
+                scope,
+                send,
+                200,
+                {"at": at, "pools": [{**plain(pool), "monitor": plain(each)} for pool, each in zip(pools, told, strict=True)]},
+            )
         else:
-            await answer(scope, send, 200, _HEADERS, draw(pools, at, _seconds(wishes.get("refresh", ""))).encode())
+            await answer(scope, send, 200, _HEADERS, draw(pools, at, _seconds(wishes.get("refresh", "")), told).encode())
 
 
 def debug_page(
@@ -75,6 +82,7 @@ def debug_page(
     """
     Make an ASGI application that shows pools to a person: who holds, who waits, what was found wrong.
 
+    Where a `PoolMonitor` of the engine runs in this process, it also shows what the server said of the holders' sessions.
     `?refresh=2` loads the page anew every two seconds; `?format=json`, or `Accept: application/json`, gives everything as JSON.
     Whoever is not allowed to see it gets 404.
 

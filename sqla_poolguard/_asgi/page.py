@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from sqla_poolguard._facts import Holder, PoolSnapshot
     from sqla_poolguard._finding import Finding
+    from sqla_poolguard._monitor.facts import MonitorRow, Session, Told
 
 __all__ = ["draw"]
 
@@ -51,7 +52,7 @@ _WRONG: Final = {HolderState.AWAITING, HolderState.NESTED, HolderState.ORPHANED}
 _NOTHING: Final = '<span class="by">not known</span>'
 
 
-def draw(pools: Sequence[PoolSnapshot], at: str, refresh: int | None) -> str:
+def draw(pools: Sequence[PoolSnapshot], at: str, refresh: int | None, told: Sequence[Told | None] = ()) -> str:
     """
     Draw the page.
 
@@ -59,18 +60,20 @@ def draw(pools: Sequence[PoolSnapshot], at: str, refresh: int | None) -> str:
         pools: what to show.
         at: the moment, for the reader.
         refresh: seconds after which the browser loads it anew; None for never.
+        told: what a monitor knows of each of them, if one runs.
     """
     again = f'<meta http-equiv="refresh" content="{refresh}">' if refresh else ""
     switch = f'every {refresh} s, <a href="?">stop</a>' if refresh else '<a href="?refresh=2">refresh every 2 s</a>'
+    sections = "".join(map(_pool, pools, [*told, *[None] * (len(pools) - len(told))]))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width">{again}<title>Connection pools</title><style>{_STYLE}</style></head>'
         f"<body><header><h1>Connection pools</h1><span>{escape(at)}</span><span>{switch}</span>"
-        f'<span><a href="?format=json">JSON</a></span></header>{"".join(map(_pool, pools))}</body></html>'
+        f'<span><a href="?format=json">JSON</a></span></header>{sections}</body></html>'
     )
 
 
-def _pool(seen: PoolSnapshot) -> str:
+def _pool(seen: PoolSnapshot, told: Told | None) -> str:
     return (
         f"<section><h2>{escape(seen.pool)}</h2>{_bar(seen)}{_totals(seen)}"
         + _table(
@@ -79,6 +82,7 @@ def _pool(seen: PoolSnapshot) -> str:
             (_holder(each) for each in seen.holders),
             "Nobody holds a connection.",
         )
+        + (_server(told) if told is not None else "")
         + _table(
             f"{seen.waiting} waiting" + (f", the oldest {len(seen.waiters)}" if seen.waiting > len(seen.waiters) > 0 else ""),
             ("waits", "asked at", "task"),
@@ -104,6 +108,30 @@ def _pool(seen: PoolSnapshot) -> str:
             "",
         )
         + "</section>"
+    )
+
+
+def _server(told: Told) -> str:
+    """Draw what the server said of the holders' sessions; those of another moment than the holders above."""
+    none = "Nobody held a connection." if told.trouble is None else f"Nothing is known: {told.trouble}."
+    title = f"On the server, {told.ago:.1f} s ago"
+    heads = ("process", "state", "since", "locks", "blocked by", "held at")
+    return _table(title, heads, (_session(row, row.session) for row in told.rows if row.session is not None), none)
+
+
+def _session(row: MonitorRow, session: Session) -> tuple[str, ...]:
+    notes = [f"waits for {session.waits_for}"] if session.waits_for else []
+    if session.transaction_age is not None:
+        notes.append(f"transaction began {session.transaction_age:.1f} s before")
+    blocks = [f"{row.blocks} wait for it"] if row.blocks else []
+    mark = "bad" if row.blocks and session.is_idle_in_transaction else "good" if session.state == "active" else ""
+    return (
+        _number(session.pid),
+        f'<td class="{mark}">{escape(session.state or "not shown to this role")}{_notes(notes)}</td>',
+        _seconds(session.state_age) if session.state_age is not None else _text(None),
+        f'<td class="n{" bad" if row.blocks else ""}">{session.locks}{_notes(blocks)}</td>',
+        f"<td>{_notes(map(str, row.blocked_by))}</td>",
+        _code(row.holder.site),
     )
 
 

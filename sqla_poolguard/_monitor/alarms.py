@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+import math
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sqla_poolguard._budget import Bound
 from sqla_poolguard._monitor.facts import Alarm, AlarmKind, lines
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from sqla_poolguard._facts import PoolSnapshot
     from sqla_poolguard._monitor.facts import MonitorRow
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Alarms", "Slots"]
 
-_CALM = 0.9
-"""An alarm about a level is over below so much of it, so that one that goes up and down is told once."""
+_CALM: Final = 0.9
+"""A level is well again below so much of what is warned of, so that one that goes up and down is told once."""
 
 _OF = {Bound.SERVER: "", Bound.ROLE: " of the role's limit", Bound.DATABASE: " of the database's limit"}
 
@@ -32,15 +33,50 @@ class Slots(NamedTuple):
     """Which limit that is."""
 
 
+class _Look(NamedTuple):
+    """What is judged."""
+
+    seen: PoolSnapshot
+    rows: tuple[MonitorRow, ...]
+    slots: Slots | None
+    longest: float
+    """Seconds that somebody has waited, without those in which nobody could have been served."""
+    now: float
+
+
+class _Spell:
+    """For how long something has been so at every look."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def look(self, now: float, *, so: bool) -> float:
+        """Give the seconds since the first look of those at which it was so; below 0 if it is not so now."""
+        if not so:
+            self._since = None
+            return -1.0
+        if self._since is None:
+            self._since = now
+        return now - self._since
+
+
 class Alarms:
     """The alarms of one pool that last."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._lasting: set[tuple[AlarmKind, object]] = set()
+        self._full = _Spell()
+        self._well = {AlarmKind.NEAR_CAPACITY: _Spell(), AlarmKind.STARVATION: _Spell()}
 
     def judge(
-        self, seen: PoolSnapshot, rows: tuple[MonitorRow, ...], slots: Slots | None
+        self,
+        seen: PoolSnapshot,
+        rows: tuple[MonitorRow, ...],
+        slots: Slots | None,
+        *,
+        now: float,
+        stood_still: Callable[[float], float],
     ) -> tuple[list[Alarm], list[tuple[AlarmKind, str]]]:
         """
         Look at a pool.
@@ -49,25 +85,30 @@ class Alarms:
             seen: the pool.
             rows: its holders.
             slots: the room on the server; None if it is not known.
+            now: seconds on a clock that only goes forward.
+            stood_still: tells for how many of the last seconds the event loop stood still: who waited meanwhile waited for that.
 
         Returns:
             What is to be warned of, and what is over (kind, pool).
         """
-        found = {(alarm.kind, key): alarm for key, alarm in self._found(seen, rows, slots)}
-        still = {key for key in self._lasting - found.keys() if self._is_still(key[0], seen, slots)}
+        longest = max((waiter.waited - stood_still(waiter.waited) for waiter in seen.waiters), default=0.0)
+        look = _Look(seen, rows, slots, longest, now)
+        found = {(alarm.kind, key): alarm for key, alarm in self._found(look)}
+        lasts = {key for key in self._lasting if self._lasts(key[0], look, found=key in found)}
         news = [alarm for key, alarm in found.items() if key not in self._lasting]
-        over = [(kind, seen.pool) for kind, key in self._lasting - found.keys() - still if key is None]
-        self._lasting = found.keys() | still
+        over = [(kind, seen.pool) for kind, key in self._lasting - lasts if key is None]
+        self._lasting = found.keys() | lasts
         return news, over
 
-    def _found(self, seen: PoolSnapshot, rows: tuple[MonitorRow, ...], slots: Slots | None) -> Iterator[tuple[object, Alarm]]:
-        wanted, pool = self._settings, seen.pool
-        busy = seen.used + seen.connecting
-        if wanted.near_capacity is not None and seen.limit is not None and busy >= wanted.near_capacity * seen.limit:
-            text = f"{busy} of {seen.limit} connections are in use{_held(rows)}"
-            yield None, Alarm(AlarmKind.NEAR_CAPACITY, pool, text, rows)
-        longest = max((waiter.waited for waiter in seen.waiters), default=0.0)
-        if wanted.starvation is not None and longest >= wanted.starvation and not seen.idle:
+    def _found(self, look: _Look) -> Iterator[tuple[object, Alarm]]:
+        wanted, (seen, rows, slots, longest, now) = self._settings, look
+        pool, busy = seen.pool, seen.used + seen.connecting
+        full = wanted.near_capacity is not None and seen.limit is not None and busy >= wanted.near_capacity * seen.limit
+        spell = self._full.look(now, so=full)
+        if spell >= wanted.sustained:
+            text = f"{busy} of {seen.limit} connections are in use, and {wanted.near_capacity:.0%} or more have been for {spell:.0f} s"
+            yield None, Alarm(AlarmKind.NEAR_CAPACITY, pool, text + _held(rows), rows)
+        if wanted.starvation is not None and seen.waiters and longest >= wanted.starvation and not seen.idle:
             text = f"{seen.waiting} wait, the oldest for {longest:.1f} s, and no connection is idle{_held(rows)}{_locks(rows)}"
             yield None, Alarm(AlarmKind.STARVATION, pool, text, rows)
         if wanted.idle_in_transaction is not None:
@@ -82,13 +123,20 @@ class Alarms:
             )
             yield None, Alarm(AlarmKind.SLOTS_LOW, pool, f"{text}; this pool has {busy + seen.idle}", rows)
 
-    def _is_still(self, kind: AlarmKind, seen: PoolSnapshot, slots: Slots | None) -> bool:
-        """Tell whether an alarm that would not be given now is not over either."""
-        if kind is AlarmKind.NEAR_CAPACITY and self._settings.near_capacity is not None and seen.limit is not None:
-            return seen.used + seen.connecting >= self._settings.near_capacity * seen.limit * _CALM
-        if kind is AlarmKind.SLOTS_LOW and self._settings.slots_low is not None:
-            return slots is None or slots.free <= self._settings.slots_low + 1
-        return False
+    def _lasts(self, kind: AlarmKind, look: _Look, *, found: bool) -> bool:
+        """Tell whether an alarm is not over: what is seen again, or not well yet, or well only since a moment."""
+        wanted, seen = self._settings, look.seen
+        if kind is AlarmKind.SLOTS_LOW and wanted.slots_low is not None:
+            return found or look.slots is None or look.slots.free <= wanted.slots_low + 1
+        if kind not in self._well:
+            return found
+        if kind is AlarmKind.NEAR_CAPACITY:
+            level = math.inf if wanted.near_capacity is None or seen.limit is None else wanted.near_capacity * seen.limit
+            well = seen.used + seen.connecting < level * _CALM
+        else:
+            well = not seen.waiters or look.longest < (wanted.starvation or 0.0) * _CALM
+        spell = self._well[kind].look(look.now, so=well and not found)
+        return spell < wanted.sustained
 
 
 def _idles(row: MonitorRow, seconds: float) -> bool:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from sqla_poolguard._facts import Holder
 
-__all__ = ["Alarm", "AlarmKind", "Blocker", "MonitorRow", "Session", "lines"]
+__all__ = ["Alarm", "AlarmKind", "Blocker", "MonitorRow", "Session", "Told", "lines"]
 
 _LINES_SHOWN = 3
 
@@ -88,6 +88,18 @@ class MonitorRow:
     """Who holds the lock it waits for."""
     blocks: int = 0
     """Sessions that wait for a lock of this one, on the whole server."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a monitor knew of a pool at its last look."""
+
+    ago: float
+    """Seconds since then."""
+    trouble: str | None
+    """Why nothing is known of the sessions, if it is not."""
+    rows: tuple[MonitorRow, ...]
+    """Who held a connection then, the longest first."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import asyncio
 import math
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy.util.concurrency import greenlet_spawn
 
@@ -58,6 +58,14 @@ class Activity:
     """Which limit that is."""
 
 
+class _Line(NamedTuple):
+    """A connection, and what was asked once of its server."""
+
+    connection: Any
+    limits: ServerLimits
+    pooled: bool
+
+
 class Server:
     """One server, through one connection, which is opened when it is first asked, and anew when it was lost."""
 
@@ -70,9 +78,14 @@ class Server:
             timeout: seconds for a connect, and for an answer.
         """
         self._pool, self._timeout = pool, timeout
-        self._connection: Any = None
-        self._limits: ServerLimits | None = None
-        self._pooled = True
+        self._line: _Line | None = None
+        self._connecting: asyncio.Task[_Line] | None = None
+        """
+        A connect that is under way, in a task of its own: whoever waits for it can be cancelled without cutting it off.
+
+        asyncpg leaves a future behind whose exception nobody retrieves, which asyncio logs, where a connect is cancelled between the
+        opening of the socket and the answer about TLS. So one that nobody wants any more has a moment to end by itself.
+        """
 
     async def ask(self) -> Activity:
         """
@@ -81,10 +94,9 @@ class Server:
         Raises:
             Exception: whatever the driver raises; the connection is dropped then.
         """
+        if self._line is None:
+            await self._open()
         try:
-            if self._connection is None:
-                async with asyncio.timeout(self._timeout):
-                    await greenlet_spawn(self._connect)
             async with asyncio.timeout(self._timeout):
                 return await greenlet_spawn(self._read)
         except BaseException:
@@ -94,36 +106,76 @@ class Server:
     async def close(self) -> None:
         """Say goodbye, in a moment or not at all."""
         try:
-            if self._connection is not None:
+            await self._end_connecting()
+            if self._line is not None:
                 with suppress(Exception):  # then it is cut off
                     async with asyncio.timeout(POLITE):
-                        await greenlet_spawn(self._connection.close)
-                        self._connection = None
+                        await greenlet_spawn(self._line.connection.close)
+                        self._line = None
         finally:
             self.drop()
 
     def drop(self) -> None:
-        """Cut the connection off; it awaits nothing."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            cut_off(self._pool(), connection)
+        """Cut the connection off, also one that is only being opened; it awaits nothing."""
+        line, self._line = self._line, None
+        if line is not None:
+            cut_off(self._pool(), line.connection)
+        connecting, self._connecting = self._connecting, None
+        if connecting is not None:
+            connecting.add_done_callback(self._refuse)
+            connecting.cancel()
 
-    def _connect(self) -> None:
+    async def _open(self) -> None:
+        """Connect; whoever is cancelled meanwhile leaves it to `close`."""
+        self._connecting = connecting = asyncio.create_task(greenlet_spawn(self._connect), name="poolguard monitor connects")
+        await asyncio.wait([connecting], timeout=self._timeout)
+        if connecting.done():
+            self._connecting = None
+            self._line = connecting.result()
+            return
+        await self._end_connecting()
+        if self._line is None:  # else it came after all: the event loop may have stood still meanwhile
+            self.drop()
+            raise TimeoutError
+
+    async def _end_connecting(self) -> None:
+        """Let a connect that nobody wants any more come to its end; one that takes more than a moment is cancelled."""
+        connecting = self._connecting
+        if connecting is None:
+            return
+        await asyncio.wait([connecting], timeout=POLITE)
+        connecting.cancel()
+        await asyncio.wait([connecting], timeout=POLITE)
+        if connecting.done():
+            self._connecting = None
+            if not connecting.cancelled() and connecting.exception() is None:
+                self._line = connecting.result()
+
+    def _refuse(self, connecting: asyncio.Task[_Line]) -> None:
+        """Cut off what a connect brings that nobody waits for."""
+        if not connecting.cancelled() and connecting.exception() is None:
+            cut_off(self._pool(), connecting.result().connection)
+
+    def _connect(self) -> _Line:
         pool: Any = self._pool()
-        self._connection = connection = pool._invoke_creator(None)
-        pool._dialect.set_isolation_level(connection, "AUTOCOMMIT")
-        (row,) = self._rows(LIMITS_SQL)
-        self._limits = ServerLimits.of(row)
-        (own,) = self._rows("SELECT pg_catalog.pg_backend_pid() AS pid")
-        self._pooled = own["pid"] != server_pid(driver_of(connection))
-        if not self._pooled:  # what we give up the server gives up too; a pooler would give this session to others
-            self._execute(f"SET statement_timeout = {math.ceil(self._timeout * 1000)}")
+        connection = pool._invoke_creator(None)
+        try:
+            pool._dialect.set_isolation_level(connection, "AUTOCOMMIT")
+            (row,) = _rows(connection, LIMITS_SQL)
+            (own,) = _rows(connection, "SELECT pg_catalog.pg_backend_pid() AS pid")
+            pooled = own["pid"] != server_pid(driver_of(connection))
+            if not pooled:  # what we give up the server gives up too; a pooler would give this session to others
+                _execute(connection, f"SET statement_timeout = {math.ceil(self._timeout * 1000)}")
+            return _Line(connection, ServerLimits.of(row), pooled)
+        except BaseException:
+            cut_off(pool, connection)
+            raise
 
     def _read(self) -> Activity:
-        rows, limits = self._rows(ACTIVITY_SQL), self._limits
-        if limits is None:
+        if self._line is None:
             msg = "bug: asked before it was connected"
             raise AssertionError(msg)
+<<<<<<< HEAD
         # of every limit, who has connections by now: the one that leaves the least is not always the smallest
         taken = Others(
             server=len(rows),
@@ -133,23 +185,35 @@ class Server:
         left = limits.left(taken)
         return Activity(
             {row["pid"]: _session(row) for row in rows}, self._pooled, limits.allowed(left.bound), left.slots, left.bound
+=======
+        rows, room = _rows(self._line.connection, ACTIVITY_SQL), self._line.limits.room
+        counts = {
+            Bound.SERVER: len(rows),
+            Bound.ROLE: sum(bool(row["same_role"]) for row in rows),
+            Bound.DATABASE: sum(bool(row["same_database"]) for row in rows),
+        }
+        return Activity(
+            {row["pid"]: _session(row) for row in rows}, self._line.pooled, room.slots, max(room.slots - counts[room.bound], 0)
+>>>>>>> e43437f634f97ec97e532f60b3a097ecf0ecb16b
         )
 
-    def _rows(self, statement: str) -> list[dict[str, Any]]:
-        """Ask for rows, by name of column."""
-        names, rows = self._execute(statement)
-        return [dict(zip(names, row, strict=True)) for row in rows]
 
-    def _execute(self, statement: str) -> tuple[list[str], Sequence[Any]]:
-        """Ask, in one of SQLAlchemy's greenlets, in the way in which the application's statements go: what works for them works here."""
-        cursor = self._connection.cursor()
-        try:
-            cursor.execute(statement)
-            names = [column[0] for column in cursor.description or ()]
-            return names, cursor.fetchall() if names else ()
-        finally:
-            with suppress(Exception):
-                cursor.close()
+def _rows(connection: Any, statement: str) -> list[dict[str, Any]]:
+    """Ask for rows, by name of column."""
+    names, rows = _execute(connection, statement)
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def _execute(connection: Any, statement: str) -> tuple[list[str], Sequence[Any]]:
+    """Ask, in one of SQLAlchemy's greenlets, in the way in which the application's statements go: what works for them works here."""
+    cursor = connection.cursor()
+    try:
+        cursor.execute(statement)
+        names = [column[0] for column in cursor.description or ()]
+        return names, cursor.fetchall() if names else ()
+    finally:
+        with suppress(Exception):
+            cursor.close()
 
 
 def _session(row: Mapping[str, Any]) -> Session:

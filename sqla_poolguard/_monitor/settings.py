@@ -22,6 +22,8 @@ class Settings:
     """Seconds between two looks."""
     near_capacity: float | None = 0.8
     """Share of `pool_size + max_overflow` in use from which to warn; None for never."""
+    sustained: float = 10.0
+    """Seconds for which that has been so at every look, at two of them at least; and for which it, or a long wait, is to be over."""
     starvation: float | None = 1.0
     """Seconds that somebody has waited, while nothing is idle, from which to warn; None for never."""
     idle_in_transaction: float | None = 5.0
@@ -47,6 +49,7 @@ class Settings:
 _ALLOWED: Final = {
     "interval": (0.05, 3600.0, "seconds from 0.05 to 3600"),
     "near_capacity": (0.01, 1.0, "a share from 0.01 to 1"),
+    "sustained": (0.0, 3600.0, "seconds from 0 (then one look is enough) to 3600"),
     "starvation": (0.0, math.inf, "a number of seconds, 0 or more"),
     "idle_in_transaction": (0.0, math.inf, "a number of seconds, 0 or more"),
     "slots_low": (0, math.inf, "a whole number, 0 or more"),

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterable
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from sqla_poolguard import _monitored
 from sqla_poolguard._monitor.alarms import Alarms, Slots
+from sqla_poolguard._monitor.facts import Told
 from sqla_poolguard._monitor.join import join, look
 from sqla_poolguard._monitor.server import Server
 from sqla_poolguard._monitor.settings import Settings
+from sqla_poolguard._monitor.standstill import Standstills
 from sqla_poolguard._outage import Outage, classify
 from sqla_poolguard._snapshot import snapshot
+from sqla_poolguard._ticker import lag_of
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -48,6 +53,7 @@ class PoolMonitor:
         *,
         interval: float = Settings.interval,
         near_capacity: float | None = Settings.near_capacity,
+        sustained: float = Settings.sustained,
         starvation: float | None = Settings.starvation,
         idle_in_transaction: float | None = Settings.idle_in_transaction,
         slots_low: int | None = Settings.slots_low,
@@ -60,6 +66,8 @@ class PoolMonitor:
             engines: one or more, each with a `GuardedPool`.
             interval: seconds between two looks.
             near_capacity: share of `pool_size + max_overflow` in use from which to warn; None for never.
+            sustained: seconds for which that has been so at every look, at two of them at least, before it is warned of; and for which
+                it, or a long wait, has not been so any more, before it is over. 0: one look is enough.
             starvation: seconds that somebody has waited, while nothing is idle, from which to warn; None for never.
             idle_in_transaction: seconds for which a connection that is out has been idle in its transaction from which to warn.
             slots_low: connections that the server has room for at which to warn, or fewer; None for never.
@@ -72,6 +80,7 @@ class PoolMonitor:
         self._settings = Settings(
             interval=interval,
             near_capacity=near_capacity,
+            sustained=sustained,
             starvation=starvation,
             idle_in_transaction=idle_in_transaction,
             slots_low=slots_low,
@@ -127,14 +136,18 @@ class PoolMonitor:
         await self.stop()
 
     async def _run(self) -> None:
+        for link in self._links:
+            _monitored.begin(link.reporter, link.told)
         try:
             while True:
-                await asyncio.gather(*(link.look(self._held) for link in self._links))
+                # with its exceptions, so that it ends when the last of them has, also where it is cancelled
+                await asyncio.gather(*(link.look(self._held) for link in self._links), return_exceptions=True)
                 await asyncio.sleep(self._settings.interval)
         finally:
+            for link in self._links:
+                _monitored.end(link.reporter, link.told)
             try:
-                for link in self._links:
-                    await link.server.close()
+                await asyncio.gather(*(link.server.close() for link in self._links), return_exceptions=True)
             finally:
                 for link in self._links:  # cancelled once more
                     link.server.drop()
@@ -151,15 +164,26 @@ class _Link:
         self.server = Server(self.pool, settings.timeout)
         self.held: list[Held] = []
         self.rows: tuple[MonitorRow, ...] = ()
+        self.reporter = self.pool()._watch.reporter
+        """Of all pools that the engine has, one after the other."""
+        self._seen_at: float | None = None
+        self._trouble: str | None = None
         self._alarms = Alarms(settings)
         self._fails, self._next_try = 0, 0.0
+        self._standstills = Standstills()
         self._said_pooled = self._said_failed = False
         self._is_postgres = getattr(self.pool()._dialect, "name", None) == "postgresql"
+        if not self._is_postgres:
+            self._trouble = "only PostgreSQL is asked"
 
     def pool(self) -> GuardedPool:
         """Give the engine's pool: after `dispose()` it is another one."""
         pool: GuardedPool = self._engine.pool
         return pool
+
+    def told(self) -> Told | None:
+        """Give what is known since the last look; None before the first."""
+        return Told(time.monotonic() - self._seen_at, self._trouble, self.rows) if self._seen_at is not None else None
 
     async def look(self, everybody: Any) -> None:
         """Look once; whatever goes wrong is said, and not raised."""
@@ -168,7 +192,12 @@ class _Link:
             self.held = look(pool)
             activity, slots = await self._ask(pool.name) if self._is_postgres else (None, None)
             self.rows = join(self.held, activity, everybody())
-            news, over = self._alarms.judge(pool.snapshot(), self.rows, slots)
+            self._seen_at = time.monotonic()
+            loop = asyncio.get_running_loop()
+            self._standstills.look(loop.time(), lag_of(loop)())
+            news, over = self._alarms.judge(
+                pool.snapshot(), self.rows, slots, now=loop.time(), stood_still=self._standstills.within
+            )
             for alarm in news:
                 _log.warning("%s: pool %r: %s", alarm.kind, alarm.pool, alarm.text, extra={"poolguard": alarm})
             for kind, name in over:
@@ -187,6 +216,7 @@ class _Link:
             activity = await self.server.ask()
         except Exception as error:  # noqa: BLE001 - down, full, stalled, restarted: it is tried again
             self._fails += 1
+            self._trouble = "the server cannot be asked"
             self._next_try = loop.time() + min(self._settings.interval * 2 ** min(self._fails, 16), _SLOWEST)
             why = classify(error)
             if self._fails == 1:
@@ -200,6 +230,7 @@ class _Link:
         if self._fails:
             _log.warning("pool %r: the monitor can ask the server again", name)
         self._fails = 0
+        self._trouble = "behind a pooler the sessions of connections cannot be told" if activity.pooled else None
         if activity.pooled and not self._said_pooled:
             self._said_pooled = True
             _log.warning(

@@ -21,11 +21,14 @@ from sqla_poolguard import (
     PoolSnapshot,
     Site,
     Waste,
+    _monitored,
 )
 from sqla_poolguard._asgi import debug
 from sqla_poolguard._asgi.page import draw
+from sqla_poolguard._monitor.facts import Told
 from sqla_poolguard._plain import plain
 from sqla_poolguard.asgi import debug_page
+from sqla_poolguard.monitor import Blocker, MonitorRow, PoolMonitor, Session
 
 EVIL = "<script>alert('x')</script>&\"'"
 
@@ -239,6 +242,75 @@ def test_everything_is_shown():
     assert "leaked" not in text
 
 
+def told(text="orders"):
+    """Give what a monitor knew, with a text of the application's wherever there is one."""
+    holder = Holder(text, Site(f"/app/{text}.py", 48, text), text, 12.4, 0.3)
+    idle = Session(7, "idle in transaction", 4.0, 5.0, None, 3, (), text, ours=True)
+    waits = Session(8, "active", 3.0, 3.1, "Lock: tuple", 1, (7, 9), text, ours=True)
+    blockers = (Blocker(7, holder, text), Blocker(9, None, text))
+    hidden = Session(10, None, None, None, None, 0, (), None, ours=True)
+    rows = (
+        MonitorRow(holder, idle, (), 1),
+        MonitorRow(holder, waits, blockers),
+        MonitorRow(holder, hidden),
+        MonitorRow(holder, None),
+    )
+    return Told(1.25, None, rows)
+
+
+def test_what_the_server_said_is_shown():
+    """The session of each holder: what it does, since when, what it waits for and for whom; and how old that is."""
+    page = draw([full()], "", None, [told()])
+    text = Reader(page).text
+    for part in (
+        "On the server, 1.2 s ago process state since locks blocked by held at",
+        "7 idle in transaction transaction began 5.0 s before 4.0 s 3 1 wait for it /app/orders.py:48 in orders",
+        "8 active waits for Lock: tuple transaction began 3.1 s before 3.0 s 1 /app/orders.py:48 in orders (pid 7) pid 9 of 'orders' /app",
+        "10 not shown to this role not known 0 /app/orders.py:48 in orders",
+    ):
+        assert part in text
+    assert '<td class="bad">idle in transaction' in page
+    assert "Nobody held a connection." in Reader(draw([full()], "", None, [Told(0.1, None, ())])).text
+    assert "Nothing is known: why." in Reader(draw([full()], "", None, [Told(0.1, "why", told().rows[3:])])).text
+    assert "On the server" not in Reader(draw([full()], "", None)).text
+
+
+async def test_a_monitor_that_runs_is_found(orders):
+    """The page of an engine shows what its monitor knows while that runs, as HTML and as JSON, also after `dispose()`."""
+    other = small(name="other")
+
+    async def seen(url="/?format=json"):
+        return await ask(debug_page(orders, other), url=url)
+
+    async with PoolMonitor(orders, interval=0.05) as monitor, orders.connect():
+        while not monitor.rows():  # noqa: ASYNC110 - it tells no event
+            await asyncio.sleep(0.01)
+        pools = (await seen()).json()["pools"]
+        assert pools[0]["monitor"]["trouble"] == "the server cannot be asked"
+        assert pools[0]["monitor"]["rows"][0]["holder"]["pool"] == "orders"
+        assert pools[1]["monitor"] is None
+        assert Reader((await seen("/")).text).text.count("Nothing is known: the server cannot be asked.") == 1
+    async with PoolMonitor(orders, interval=0.05):
+        await orders.dispose()
+        await asyncio.sleep(0.02)
+        assert (await seen()).json()["pools"][0]["monitor"]["rows"] == []
+    assert [pool["monitor"] for pool in (await seen()).json()["pools"]] == [None, None]
+    await other.dispose()
+
+
+async def test_of_several_monitors_the_last_is_shown(orders):
+    """One that is started and collected, or stopped, leaves the page to the one before."""
+    first, second = PoolMonitor(orders, interval=60), PoolMonitor(orders, interval=60)
+    first.start()
+    second.start()
+    await asyncio.sleep(0.02)
+    assert len(_monitored._views[orders.pool._watch.reporter]) == 2
+    await second.stop()
+    assert (await ask(debug_page(orders), url="/?format=json")).json()["pools"][0]["monitor"] is not None
+    await first.stop()
+    assert orders.pool._watch.reporter not in _monitored._views
+
+
 def test_what_is_wrong_stands_out():
     """A hold for nothing and one that is overdue are marked; a declared one is not."""
     page = draw([full()], "", None)
@@ -254,7 +326,7 @@ def test_what_is_wrong_stands_out():
 
 def test_nothing_becomes_markup():
     """Names, lines, tasks and reasons of an application that chose them badly are text, in every part of the page."""
-    harmless, evil = Reader(draw([full()], "", None)), Reader(draw([full(EVIL)], EVIL, None))
+    harmless, evil = (Reader(draw([full(text)], text, None, [told(text)])) for text in ("orders", EVIL))
     assert evil.tags == harmless.tags
     assert evil.attributes == harmless.attributes
     assert "script" not in evil.tags
@@ -329,7 +401,8 @@ async def test_json_of_the_whole_snapshot(monkeypatch, orders):
     body = response.json()
     assert body["at"].endswith("+00:00")
     (pool,) = body["pools"]
-    assert set(pool) == set(PoolSnapshot.__dataclass_fields__)
+    assert set(pool) == {*PoolSnapshot.__dataclass_fields__, "monitor"}
+    assert pool["monitor"] is None, "none runs"
     assert pool["ended"] == {"checked_in": 85, "leaked": 0}
     assert pool["holders"][0]["state"] == "awaiting"
     assert pool["holders"][0]["site"] == {"file": "/app/orders.py", "line": 48, "function": "orders"}

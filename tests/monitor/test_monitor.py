@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
+import time
 from contextlib import AsyncExitStack
 
 import asyncpg
@@ -12,9 +14,11 @@ import pytest
 from doubles.bouncer import PgBouncer
 from monitor.conftest import as_app, judge_of, until
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
 
-from sqla_poolguard import snapshot
+from sqla_poolguard import GuardedPool, snapshot
 from sqla_poolguard._cli.embedded import EmbeddedPostgres
+from sqla_poolguard._monitored import monitored
 from sqla_poolguard.monitor import Alarm, PoolMonitor
 
 pytestmark = pytest.mark.postgres
@@ -54,6 +58,7 @@ async def test_holders_are_joined_with_their_sessions(server, connect, driver):
         await until(lambda: any(row.session and row.session.locks > 1 for row in monitor.rows()))
         waiting = asyncio.create_task(waiter())
         await until(lambda: any(row.blocked_by for row in monitor.rows()))
+        assert monitored(db.pool).rows == monitor.rows()
         rows = {row.session.pid: row for row in monitor.rows()}
         assert set(rows) == set(pids.values())
         first, second = rows[pids["locker"]], rows[pids["waiter"]]
@@ -83,7 +88,7 @@ async def test_warnings_once_per_episode(newest, connect, alarms, caplog):
             await end.wait()
 
     end = asyncio.Event()
-    options = {"idle_in_transaction": 0.2, "starvation": 0.2, "near_capacity": 0.5, "slots_low": None}
+    options = {"idle_in_transaction": 0.2, "starvation": 0.2, "near_capacity": 0.5, "sustained": 0.2, "slots_low": None}
     async with PoolMonitor(db, interval=0.05, **options) as monitor:
         for episode in (1, 2):
             end.clear()
@@ -201,13 +206,14 @@ async def test_a_server_that_goes_and_comes_back(connect, caplog, alarms):
     """It says once that it cannot ask, watches the pool meanwhile, and says once that it can again."""
     with EmbeddedPostgres() as server:
         db = connect(server.url(), pool_size=1, max_overflow=0)
-        async with PoolMonitor(db, interval=0.05, near_capacity=1.0, timeout=1) as monitor:
+        async with PoolMonitor(db, interval=0.05, near_capacity=1.0, sustained=0, timeout=1) as monitor:
             async with db.connect() as connection:
                 await connection.execute(text("SELECT 1"))
                 await until(lambda: any(row.session for row in monitor.rows()))
                 server.crash()
                 await until(lambda: "the monitor cannot ask the server" in caplog.text)
                 await until(lambda: any(row.session is None for row in monitor.rows()))
+                assert monitored(db.pool).trouble == "the server cannot be asked"
                 assert alarms("pool_near_capacity")
                 await connection.invalidate()
             await asyncio.sleep(0.5)
@@ -228,6 +234,7 @@ async def test_behind_a_pooler_nothing_is_invented(newest, connect, caplog, vers
             await connection.execute(text("SELECT 1"))
             await until(lambda: "behind a pooler" in caplog.text and monitor.rows())
             assert [row.session for row in monitor.rows()] == [None]
+            assert monitored(db.pool).trouble == "behind a pooler the sessions of connections cannot be told"
             await until(lambda: "server_slots_low" in caplog.text)
             await asyncio.sleep(0.2)
         assert caplog.text.count("behind a pooler") == 1
@@ -247,6 +254,127 @@ async def test_a_stalled_server_is_given_up_and_stopping_takes_no_time(newest, c
     assert loop.time() - begun < 2
     await db.dispose()
     await none_left(newest)
+
+
+@pytest.fixture
+async def unheard():
+    """Give what the event loop was told of errors that nobody retrieved; there must be none at the end."""
+    told = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    yield told
+    gc.collect()
+    assert told == []
+
+
+def others():
+    """Give the tasks beside this one."""
+    return asyncio.all_tasks() - {asyncio.current_task()}
+
+
+async def test_stopping_during_a_connect_leaves_nothing_behind(newest, connect, unheard):
+    """Whenever it is stopped: no task, no connection, and no future of asyncpg's whose exception nobody retrieves."""
+    db = connect(as_app(newest))
+    monitor = PoolMonitor(db, interval=0.05)
+    for turns in (*range(10), 20, 40, 80):
+        monitor.start()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await monitor.stop()
+        assert others() == set()
+        gc.collect()
+        assert unheard == [], f"stopped after {turns} turns"
+    await none_left(newest)
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["once", "cancelled_meanwhile"])
+async def test_stopping_while_the_server_says_nothing_takes_no_time(connect, unheard, again):
+    """A server that takes the connection and is silent: the connect has a moment, then it is given up, and its socket is closed."""
+    came, gone = asyncio.Event(), asyncio.Event()
+
+    async def silent(reader, writer):
+        came.set()
+        while await reader.read(1000):
+            pass
+        gone.set()
+        writer.close()
+
+    async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        monitor = PoolMonitor(connect(f"postgresql+asyncpg://app@127.0.0.1:{port}/x"), timeout=60)
+        monitor.start()
+        await came.wait()
+        begun = asyncio.get_running_loop().time()
+        task = monitor._task
+        stopping = asyncio.create_task(monitor.stop())
+        if again:
+            await asyncio.sleep(0.02)
+            task.cancel()
+        await stopping
+        assert asyncio.get_running_loop().time() - begun < 2
+        await gone.wait()
+        await until(lambda: all("silent" in repr(other) for other in others()), 2)
+
+
+async def test_a_connect_that_cannot_be_cancelled_does_not_keep_it(newest, unheard):
+    """Whoever makes the application's connections may take its time; what comes of it later is closed."""
+    end = asyncio.Event()
+
+    async def stubborn():
+        while not end.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await end.wait()
+        return await asyncpg.connect(as_app(newest, "postgresql"))
+
+    db = create_async_engine("postgresql+asyncpg://", poolclass=GuardedPool, async_creator=stubborn)
+    monitor = PoolMonitor(db)
+    monitor.start()
+    await asyncio.sleep(0.05)
+    async with asyncio.timeout(5):
+        await monitor.stop()
+    end.set()
+    await until(lambda: others() == set())
+    await none_left(newest)
+
+
+async def test_a_connect_that_takes_too_long_is_given_up(newest, connect, caplog, monkeypatch, unheard):
+    """After `timeout` it is tried again later; what the first brings nobody sees."""
+    monkeypatch.setattr("sqla_poolguard._monitor.server.LIMITS_SQL", "SELECT pg_sleep(0.5)")
+    db = connect(as_app(newest))
+    async with PoolMonitor(db, interval=0.05, timeout=0.1):
+        await until(lambda: "the monitor cannot ask the server" in caplog.text)
+        await none_left(newest)
+    assert others() == set()
+
+
+async def test_a_connect_during_which_the_loop_stands_still_leaves_nothing_behind(newest, connect, unheard):
+    """Where its time is up only because nothing ran, it has a moment more, and is not cut off at the first step after that."""
+    db = connect(as_app(newest))
+    for turns in range(2, 7):
+        async with PoolMonitor(db, interval=0.05, timeout=0.1):
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            time.sleep(0.11)  # noqa: ASYNC251 - that is what applications do
+            await until(lambda: monitored(db.pool) is not None)
+    assert others() == set()
+    await none_left(newest)
+
+
+async def test_a_loop_that_stands_still_is_no_starvation(newest, connect, alarms):
+    """Who waits while the application keeps the event loop busy is served as soon as it runs: nobody is blamed."""
+    db = connect(as_app(newest), pool_size=1, max_overflow=0)
+
+    async def work(seconds):
+        async with db.connect():
+            await asyncio.sleep(0.1)
+            time.sleep(seconds)  # noqa: ASYNC251 - that is what applications do
+            await asyncio.sleep(0.1)
+
+    async with db.connect():  # so that nobody waits for the connect
+        pass
+    async with PoolMonitor(db, interval=0.05, starvation=1.0, near_capacity=None):
+        await asyncio.gather(work(1.1), work(0))
+    assert alarms("pool_starvation_detected") == []
+    await db.dispose()
 
 
 async def test_it_starts_once_and_again(newest, connect):

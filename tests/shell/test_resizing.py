@@ -13,14 +13,35 @@ from doubles.virtual import elapsed, turns
 from sqla_poolguard import Guard
 
 
-async def test_who_waits_gets_the_new_slots():
-    """A pool that grows serves its waiters in order, in the same turn; nothing has come back for it."""
+async def from_the_loop(db, *bounds):
+    """Resize as a coroutine would."""
+    pool_of(db).resize(*bounds)
+
+
+async def from_a_thread(db, *bounds):
+    """Resize in another thread, which is at its end then."""
+    thread = threading.Thread(target=pool_of(db).resize, args=bounds)
+    thread.start()
+    thread.join()
+
+
+async def from_a_greenlet(db, *bounds):
+    """Resize in code that SQLAlchemy runs, such as a listener's."""
+    await greenlet_spawn(pool_of(db).resize, *bounds)
+
+
+anywhere = pytest.mark.parametrize("resize", [from_the_loop, from_a_thread, from_a_greenlet])
+
+
+@anywhere
+async def test_who_waits_gets_the_new_slots(resize):
+    """A pool that grows serves its waiters in order, in a few turns of their own loop; nothing has come back for it."""
     driver = FakeDriver()
     db = engine(driver, pool_size=1, max_overflow=0)
     order = []
     async with all_out(db, 1):
         tasks = await queue_up(db, order, *range(4), hold=1.0)
-        pool_of(db).resize(2, 1)
+        await resize(db, 2, 1)
         await turns()
         assert order == [0, 1]
         assert driver.open_now == 3
@@ -30,17 +51,28 @@ async def test_who_waits_gets_the_new_slots():
     at_rest(db, idle=2)
 
 
-async def test_idle_connections_that_are_too_many_are_closed_now():
-    """Of five idle connections three are closed, without anybody waiting for it."""
+@anywhere
+async def test_idle_connections_that_are_too_many_are_closed_now(resize):
+    """Of five idle connections three are closed in their own loop, without anybody waiting for it."""
     driver = FakeDriver()
     db = engine(driver, pool_size=5)
     async with all_out(db, 5):
         pass
-    pool_of(db).resize(2, 0)
-    assert (pool_of(db).size(), pool_of(db).overflow(), pool_of(db).snapshot().limit) == (2, 3, 2)
+    await resize(db, 2, 0)
     await turns()
-    assert driver.open_now == 2
+    assert (pool_of(db).size(), pool_of(db).snapshot().limit, driver.open_now) == (2, 2, 2)
     assert pool_of(db).status().startswith("Pool size: 2  Connections in pool: 2 Current Overflow: 0")
+    at_rest(db, idle=2)
+
+
+async def test_nobody_waits_for_what_is_closed():
+    """`resize` itself closes nothing: right after it all are still there, three of them above the new size."""
+    db = engine(pool_size=5)
+    async with all_out(db, 5):
+        pass
+    pool_of(db).resize(2, 0)
+    assert (pool_of(db).size(), pool_of(db).overflow()) == (2, 3)
+    await turns()
     at_rest(db, idle=2)
 
 
@@ -176,41 +208,6 @@ async def test_closing_that_is_cancelled_loses_no_slot():
     ledger_of(db).check()
     await out[1].close()
     await turns()
-    at_rest(db, idle=1)
-
-
-async def test_from_another_thread():
-    """Waiters are woken, and connections closed, in their own loop."""
-    driver = FakeDriver()
-    db = engine(driver, pool_size=1, max_overflow=0)
-    order = []
-
-    def resize(*bounds):
-        thread = threading.Thread(target=pool_of(db).resize, args=bounds)
-        thread.start()
-        thread.join()
-
-    async with all_out(db, 1):
-        tasks = await queue_up(db, order, *range(2))
-        resize(3, 0)
-        await asyncio.gather(*tasks)
-    assert order == [0, 1]
-    at_rest(db, idle=3)
-    resize(1, 0)
-    await asyncio.sleep(0.01)
-    assert driver.open_now == 1
-    at_rest(db, idle=1)
-
-
-async def test_within_a_greenlet_of_sqlalchemy():
-    """From code that SQLAlchemy runs, such as a listener's, as from anywhere else."""
-    driver = FakeDriver()
-    db = engine(driver, pool_size=3)
-    async with all_out(db, 3):
-        pass
-    await greenlet_spawn(pool_of(db).resize, 1, 0)
-    await turns()
-    assert driver.open_now == 1
     at_rest(db, idle=1)
 
 

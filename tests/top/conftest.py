@@ -12,12 +12,17 @@ import time
 import pytest
 
 APPLICATION = """
-import asyncio, os, sys, time
+import asyncio, os, resource, sys, time
 from sqlalchemy.util.concurrency import greenlet_spawn
-from sqla_poolguard import Guard, GuardedPool, _probe
+from sqla_poolguard import Guard, GuardedPool, _inspector, _probe
+from sqla_poolguard.monitor import PoolMonitor
 from sqla_poolguard.testing import FakeDriver
 
 mode = sys.argv[1]
+if mode == "cleaned":
+    _inspector._PRESENT = 0.1
+if mode == "full":
+    _inspector._PATIENCE = 0.2
 
 async def hold(db, seconds):
     async with db.connect():
@@ -33,11 +38,19 @@ async def main():
             async with db.connect():
                 print("child", os.getpid(), flush=True)
                 time.sleep(60)
+    if mode == "full":
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, 4096))
     print("ready", os.getpid(), flush=True)
-    if mode == "quiet":
+    if mode == "full":
+        await asyncio.sleep(0.3)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 4096))
+    if mode in {"quiet", "cleaned", "full"}:
         await asyncio.sleep(60)
     if mode == "stuck":
         asyncio.get_running_loop().call_later(0.2, time.sleep, 60)
+    if mode == "monitored":
+        async with PoolMonitor(db, interval=0.05), db.connect():
+            await asyncio.sleep(60)
     if mode == "end":
         return
     await asyncio.gather(*(hold(db, 60) for _ in range(5)))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 from rich.console import Console
 
 from sqla_poolguard._cli.top.figures import holders, is_wrong, place, slots_of, wasted
-from sqla_poolguard._cli.top.screen import draw
+from sqla_poolguard._cli.top.screen import draw, print_once
 from sqla_poolguard._cli.top.source import Process
 
 SITE = {"file": "/srv/app/orders/views.py", "line": 48, "function": "list_orders.<locals>.inner"}
@@ -98,12 +99,81 @@ def test_it_fits(width, height, colour):
     lines = plain.export_text().rstrip("\n").split("\n")
     assert all(len(line) <= width for line in lines)
     assert height is None or len(lines) <= height
-    assert "!!!!" in lines[3]
+    assert lines[3].rstrip() == "101 app"
+    assert "!!!!" in lines[4]
     assert any("it does not answer" in line for line in lines)
     if height != 12:
+        assert any("Waiting" in line for line in lines), "who waits is never what has no room"
         assert any("Holding" in line for line in lines)
         assert any("more" in line for line in lines) or height is None
     assert ("\x1b[" in out.getvalue()) is colour
+
+
+def shown(*processes, width=80, height=None):
+    """Draw; give the lines without the blanks at their ends."""
+    out = Console(file=io.StringIO(), width=width, record=True)
+    out.print(draw(processes, width=width, height=height, note="12:00:00", rates={}))
+    return [line.rstrip() for line in out.export_text().rstrip("\n").split("\n")]
+
+
+def test_on_eighty_columns_names_are_whole():
+    """The process with its number, a pool, what is awaited at which line, and the line that checked out; nothing common is repeated."""
+    waits = {**AWAITS, "file": "/srv/app/views.py", "function": "pay"}
+    lines = shown(Process("28496 order-service.py", (pool(holder(current=waits), waiting=[0.2]), pool(pool="audit-log-of-all"))))
+    assert "28496 order-service.py" in lines
+    assert any(line.startswith("  audit-log-of-all  ") for line in lines)
+    assert "Waiting (orders)" in lines
+    assert lines[lines.index("Holding (orders)") + 2].startswith(
+        "1 x    5.0 s  awaits httpx AsyncClient.get at views.py:7  orders/views.py:48"
+    )
+
+
+def session(state, age, blocked_by=(), blocks=0, waits_for=None, site=SITE):
+    """Make a row of a monitor."""
+    there = {"pid": 7, "state": state, "state_age": age, "waits_for": waits_for, "locks": 1}
+    return {"holder": {"site": site}, "session": there, "blocked_by": list(blocked_by), "blocks": blocks}
+
+
+def test_what_the_server_said_is_shown():
+    """Sessions by what they do and their line, with who blocks whom; what is not known is left out, and why is said."""
+    rows = [session("idle in transaction", 4.0, blocks=2)]
+    rows += [session("active", age, [{"pid": 7, "holder": {"site": AWAITS}}], waits_for="Lock: tuple") for age in (1.0, 3.0)]
+    rows += [
+        session("active", 2.5, [{"pid": 99, "holder": None}], waits_for="Lock: tuple", site=AWAITS),
+        {**rows[0], "session": None},
+    ]
+    told = {"ago": 1.25, "trouble": None, "rows": rows}
+    lost = {"ago": 0.5, "trouble": "the server cannot be asked", "rows": [{**rows[0], "session": None}]}
+    lines = shown(
+        Process("7 app", (pool(holder(), monitor=told), pool(pool="audit", monitor=lost), pool(pool="old", monitor=None)))
+    )
+    begin = lines.index("On the server, 1.2 s ago (orders)")
+    assert lines[begin + 2 : begin + 5] == [
+        "1 x    4.0 s  blocks 2, idle in transaction           orders/views.py:48 in lis…",
+        "2 x    3.0 s  blocked by payments.py:7 (Lock: tuple)  orders/views.py:48 in lis…",
+        "1 x    2.5 s  blocked by process 99 (Lock: tuple)     orders/payments.py:7 in c…",
+    ]
+    assert "audit: the server cannot be asked" in lines
+
+
+def test_what_is_not_shown_is_not_spoken_for():
+    """Where the rows that have no room are of another process, the title does not name the one whose are shown."""
+    first = Process("7 app", (pool(*(holder(float(90 - line), site={**SITE, "line": line}) for line in range(30))),))
+    lines = shown(first, Process("8 app", (pool(holder(2.0)),)), height=20)
+    begin = lines.index("Holding (orders)")
+    assert lines[begin + 1].split() == ["longest", "pid", "does", "checked", "out", "at"]
+    assert lines[begin + 2].startswith("1 x   90.0 s  7    awaits httpx AsyncClient.get at ")
+
+
+def test_once_leaves_no_blanks_at_the_ends(monkeypatch):
+    """What is printed for a file has none, with and without colour."""
+    for colour in (None, "truecolor"):
+        out = io.StringIO()
+        console = Console(file=out, width=80, color_system=colour, force_terminal=colour is not None)
+        print_once(console, [Process("7 app", (pool(holder(), waiting=[2.0]),))], 80)
+        lines = out.getvalue().split("\n")
+        assert len(lines) > 12
+        assert [line for line in lines if re.search(r"[ \t](\x1b\[[0-9;]*m)*$", line)] == []
 
 
 def test_names_are_text_and_nothing_else():

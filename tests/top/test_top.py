@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import signal
 import socket
 import stat
 import subprocess
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+from click.testing import CliRunner
 from top.conftest import until
+
+from sqla_poolguard._cli.command import poolguard
 
 pytestmark = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="there are no such sockets here")
 
@@ -25,11 +30,21 @@ def test_it_shows_who_holds_and_who_waits(application, top):
     done = until(lambda: (found := top("--once")).returncode == 1 and found)
     assert "2/2" in done.stdout
     assert "3 x" in done.stdout
-    assert "app/orders.py:10 in hold" in done.stdout
+    assert "app/orders.py:15 in hold" in done.stdout
     assert done.stderr == ""
     told = json.loads(top("--once", "--json").stdout)
     (pool,) = told["processes"][0]["pools"]
+    assert pool["monitor"] is None
     assert (told["wrong"], pool["pool"], pool["used"], len(pool["waiters"])) == (True, "orders", 2, 3)
+
+
+def test_a_monitor_of_the_process_is_seen(application, top):
+    """What it knows comes through the socket, here that it knows nothing: there is no server behind this driver."""
+    application("monitored")
+    done = until(lambda: (found := top("--once")) and "orders: the server cannot be asked" in found.stdout and found)
+    assert "1/2" in done.stdout
+    (pool,) = json.loads(top("--once", "--json").stdout)["processes"][0]["pools"]
+    assert [row["holder"]["pool"] for row in pool["monitor"]["rows"]] == ["orders"]
 
 
 def test_nothing_wrong_is_0(application, top):
@@ -45,6 +60,14 @@ def test_nobody_to_look_at_is_2(top, folder):
     done = top("--once")
     assert done.returncode == 2
     assert f"no process to look at: none has a socket in {folder}. Give its engine Guard(inspect=True)" in done.stderr
+
+
+@pytest.mark.parametrize("value", ["nan", "0", "-1", "inf", "soon", "3601"])
+def test_an_interval_that_makes_no_sense_is_2(value):
+    """The message names the option, the value and what is allowed."""
+    done = CliRunner().invoke(poolguard, ["top", "--interval", value])
+    assert done.exit_code == 2
+    assert f"'--interval': {value} is not allowed; allowed: seconds from 0.1 to 3600" in done.output
 
 
 @pytest.mark.parametrize(
@@ -87,6 +110,33 @@ def test_what_a_crash_leaves_behind_is_removed(application, top, folder):
     assert len(list(folder.iterdir())) == 1
     assert top("--once").returncode == 2
     assert list(folder.iterdir()) == []
+
+
+def test_a_socket_that_somebody_cleans_away_comes_back(application, top, folder):
+    """The file alone, or with its folder: it is opened anew, as safe as before; what somebody else puts there stays."""
+    path = folder / f"{application('cleaned').pid}.sock"
+    path.unlink()
+    until(path.exists)
+    shutil.rmtree(folder)
+    until(path.exists)
+    assert top("--once").returncode == 0
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.unlink()
+    path.write_text("of somebody else")
+    time.sleep(0.5)
+    assert path.read_text() == "of somebody else"
+    path.unlink()
+    until(path.exists)
+
+
+def test_a_process_without_a_file_left_answers_later(application, top, folder):
+    """Whoever opens too many connections is looked at when it has room again."""
+    path = folder / f"{application('full').pid}.sock"
+    with socket.socket(socket.AF_UNIX) as early:
+        early.connect(str(path))  # for which it has no file
+        time.sleep(0.3)
+    until(lambda: top("--once").returncode == 0)
 
 
 def test_a_forked_child_has_its_own(application, top, folder):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
@@ -24,6 +25,23 @@ __all__ = ["top"]
 
 _WRONG, _COULD_NOT_RUN = 1, 2
 _NO_TERMINAL_WIDTH: Final = 120
+_FASTEST, _SLOWEST = 0.1, 3600.0
+
+
+class _Interval(click.ParamType):  # type: ignore[type-arg] # not generic in click 8.1
+    """Seconds between two looks; click's own range lets `nan` pass."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read them."""
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = math.nan
+        if not _FASTEST <= seconds <= _SLOWEST:
+            self.fail(f"{value} is not allowed; allowed: seconds from {_FASTEST:g} to {_SLOWEST:g}", param, ctx)
+        return seconds
 
 
 @click.command()
@@ -36,7 +54,7 @@ _NO_TERMINAL_WIDTH: Final = 120
     metavar="'NAME: VALUE'",
     help="Send this header with --url; or that of $POOLGUARD_HEADER.",
 )
-@click.option("--interval", type=click.FloatRange(0.1, 3600), default=2.0, show_default=True, help="Seconds between two looks.")
+@click.option("--interval", type=_Interval(), default=2.0, show_default=True, help="Seconds between two looks.")
 @click.option("--once", is_flag=True, help="Look once, print it, and exit.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: one document, or one in each line without --once.")
 def top(*, pids: tuple[int, ...], url: str | None, headers: tuple[str, ...], interval: float, once: bool, as_json: bool) -> None:
@@ -93,12 +111,10 @@ def _print(processes: list[Process], *, as_json: bool) -> None:
         return
     from rich.console import Console  # noqa: PLC0415 - only who wants to see it needs rich
 
-    from sqla_poolguard._cli.top.screen import clock, draw  # noqa: PLC0415 - likewise
+    from sqla_poolguard._cli.top.screen import print_once  # noqa: PLC0415 - likewise
 
     console = Console(highlight=False)
-    width = console.width if console.is_terminal or "COLUMNS" in os.environ else _NO_TERMINAL_WIDTH
-    console.width = width
-    console.print(draw(processes, width=width, height=None, note=clock(), rates={}))
+    print_once(console, processes, console.width if console.is_terminal or "COLUMNS" in os.environ else _NO_TERMINAL_WIDTH)
 
 
 def _watch(look: Callable[[], list[Process]], interval: float) -> None:

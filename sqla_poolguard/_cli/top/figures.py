@@ -11,7 +11,19 @@ if TYPE_CHECKING:
 
     from sqla_poolguard._cli.top.source import Process
 
-__all__ = ["Group", "Slots", "holders", "is_wrong", "place", "slots_of", "waiters", "wasted"]
+__all__ = [
+    "Group",
+    "Monitors",
+    "Slots",
+    "holders",
+    "is_wrong",
+    "monitors",
+    "place",
+    "sessions",
+    "slots_of",
+    "waiters",
+    "wasted",
+]
 
 PATIENCE: Final = 1.0
 """Seconds from which a wait, or a hold for nothing, is wrong."""
@@ -56,6 +68,16 @@ class Slots:
     idle: int
     free: int | None
     """None without a limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Monitors:
+    """The `PoolMonitor`s of the pools, if any run."""
+
+    ago: float
+    """Seconds since the look that is the longest ago."""
+    troubles: tuple[tuple[str, str], ...]
+    """Pools of whose sessions nothing is known, and why."""
 
 
 def place(site: Any) -> str:
@@ -139,6 +161,50 @@ def waiters(processes: Iterable[Process]) -> list[Group]:
         for (process, pool, where), found in groups.items()
         if (longest := max(waiter["waited"] for waiter in found)) >= 0
     )
+
+
+def sessions(processes: Iterable[Process]) -> list[Group]:
+    """Group what the server said of the holders' sessions, the longest in their state first."""
+    groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = defaultdict(list)
+    for process in processes:
+        for pool in process.pools:
+            for row in (pool.get("monitor") or {}).get("rows", ()):
+                if row.get("session") is not None:
+                    groups[process.name, pool["pool"], _is_doing(row), place(row["holder"]["site"])].append(row)
+    return _sorted(
+        Group(
+            process,
+            pool,
+            len(found),
+            max(float(row["session"].get("state_age") or 0.0) for row in found),
+            does,
+            where,
+            "",
+            any(row["blocked_by"] or (row["blocks"] and row["session"]["state"] != "active") for row in found),
+            found[0]["session"]["state"] == "active",
+        )
+        for (process, pool, does, where), found in groups.items()
+    )
+
+
+def _is_doing(row: Mapping[str, Any]) -> str:
+    """Say what a session does, whom it waits for, and who waits for it."""
+    session, blockers = row["session"], row["blocked_by"]
+    doing = str(session["state"] or "not shown to this role")
+    if blockers:
+        holder = blockers[0]["holder"]
+        by = f"process {blockers[0]['pid']}" if holder is None or holder["site"] is None else _line(holder["site"])
+        doing = f"blocked by {by} ({session['waits_for']})"
+    elif session["waits_for"]:
+        doing = f"waits for {session['waits_for']}"
+    return (f"blocks {row['blocks']}, " if row["blocks"] else "") + doing
+
+
+def monitors(processes: Iterable[Process]) -> Monitors:
+    """Tell how old that is, and where nothing is known."""
+    told = [(str(pool["pool"]), pool["monitor"]) for process in processes for pool in process.pools if pool.get("monitor")]
+    troubles = tuple((pool, str(each["trouble"])) for pool, each in told if each["trouble"])
+    return Monitors(max((float(each["ago"]) for _, each in told), default=0.0), troubles)
 
 
 def wasted(processes: Iterable[Process]) -> list[tuple[float, str, str]]:

@@ -99,11 +99,7 @@ def _ask(pid: int, path: Path) -> Process | None:
     except OSError as error:
         return Process(f"{pid}", trouble="it does not answer" if isinstance(error, TimeoutError) else str(error))
     told = _read(b"".join(parts), f"process {pid}")
-    trouble = (
-        "its event loop stands still: nothing in it goes on, and what is shown is what was seen last"
-        if told.get("stands_still")
-        else None
-    )
+    trouble = "its event loop stands still; what is shown was seen last" if told.get("stands_still") else None
     return Process(f"{pid} {told.get('program', '')}".strip(), tuple(told["pools"]), trouble)
 
 
