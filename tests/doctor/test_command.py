@@ -97,7 +97,24 @@ def timed(*arguments):
         (["json:loads()"], "json:loads() failed: TypeError"),
         (["mysql://root:hers-and-hers-alone@h/d"], "the address begins with 'mysql'"),
         (["postgresql://app@host:port/orders"], "no such address"),
-        ([NOWHERE, "-o", "pool_size=many"], "--option pool_size=many: allowed is a number"),
+        ([NOWHERE, "-o", "pool_size=many"], "--option pool_size=many: allowed is a whole number, 0 or more"),
+        ([NOWHERE, "-o", "pool_size=2.5"], "--option pool_size=2.5: allowed is a whole number, 0 or more"),
+        ([NOWHERE, "-o", "pool_size=-3"], "--option pool_size=-3: allowed is a whole number, 0 or more"),
+        ([NOWHERE, "-o", "max_overflow=-2"], "--option max_overflow=-2: allowed is a whole number, -1 or more"),
+        ([NOWHERE, "-o", "pool_timeout=nan"], "--option pool_timeout=nan: allowed is a number, 0 or more"),
+        ([NOWHERE, "-o", "pool_timeout=inf"], "--option pool_timeout=inf: allowed is a number, 0 or more"),
+        ([NOWHERE, "-o", "command_timeout=0"], "--option command_timeout=0: allowed is a number above 0"),
+        *(
+            ([NOWHERE, f"{option}={value}"], f"'{option}': {value} is not allowed; allowed: a number of seconds, 0 or more")
+            for option in ("--deadline", "--probe-timeout", "--idle-cut", "--hold", "--idle-in-transaction")
+            for value in ("nan", "inf", "-1", "soon")
+        ),
+        ([NOWHERE, "--deadline", "-inf"], "'--deadline': -inf is not allowed; allowed: a number of seconds, 0 or more"),
+        (
+            ["postgresql://app@h/d?sslrotcert=x"],
+            "the address has 'sslrotcert', which no connection takes; libpq's parameters that",
+        ),
+        ([NOWHERE, "--dsn", "postgresql://app@h/d"], "--dsn is for an engine of a module"),
         ([NOWHERE, "-o", "pool_pre_ping=perhaps"], "--option pool_pre_ping=perhaps: allowed are true and false"),
         ([NOWHERE, "-o", "pool_sise=3"], "--option pool_sise=3: allowed are pool_size,"),
         ([NOWHERE, "-o", "password=hers-and-hers-alone"], "--option password=*** allowed are pool_size,"),
@@ -207,6 +224,20 @@ def test_json(server):
     assert document["server"]["usable"] == 37
     assert set(document["cost"]["phases"]) >= {"TCP", "authentication", "session start", "first query"}
     assert SECRET not in json.dumps(document)
+
+
+def test_json_knows_no_endless_numbers(module):
+    """What has no end in an engine's settings is null: NaN and Infinity are no JSON."""
+    name = module(
+        ENGINE.format(url=NOWHERE.replace("+asyncpg", ""), options="pool_timeout=float('inf'), pool_recycle=float('nan')")
+    )
+
+    def refuse(constant):
+        raise ValueError(constant)
+
+    document = json.loads(doctor(f"{name}:engine", "--offline", "--json", "--deadline", "10").stdout, parse_constant=refuse)
+    assert document["engines"][0]["pool_timeout"] is None
+    assert [one["code"] for one in document["findings"]] == ["PG012", "PG018"]
 
 
 def patient(module, newest):

@@ -51,7 +51,7 @@ class Report:
             self._write(formats.junit(examination, failing))
         else:
             document = formats.document(examination, failing) if self._form == "json" else formats.sarif(examination)
-            self._write(json.dumps(document, indent=2, ensure_ascii=True) + "\n")
+            self._write(json.dumps(document, indent=2, ensure_ascii=True, allow_nan=False) + "\n")
 
     def trouble(self, sentence: str) -> None:
         """Say why it could not run."""
