@@ -342,14 +342,19 @@ def test_explain(code):
     assert max(map(len, ran.output.splitlines())) <= 80
 
 
-@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("width", [48, 60, 80, 120])
 def test_width(newest, monkeypatch, width):
     """The report keeps to the width it is given, and has no blanks at its lines' ends."""
     monkeypatch.setenv("COLUMNS", str(width))
-    lines = doctor(as_role(newest, "app")).stdout.splitlines()
+    others = [psycopg.connect(newest.url("postgresql"))]
+    lines = doctor(as_role(newest, "app") + "?connect_timeout=3", "--replicas", "12").stdout.splitlines()
+    others[0].close()
     assert max(map(len, lines)) <= min(width, 110)
     assert [line for line in lines if line != line.rstrip()] == []
     assert "\x1b" not in "".join(lines)
+    assert [line for line in lines if re.match(r"\s*(ms|s|x|process|processes)\b", line)] == []  # a number stays with its unit
+    assert "\xa0" not in "".join(lines)
+    assert sum(line.strip().startswith(("not seen   - what ", "- what ")) for line in lines) == 2
 
 
 def test_colour(newest, monkeypatch):

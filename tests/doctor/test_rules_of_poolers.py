@@ -294,7 +294,7 @@ def test_pooler_that_gives_no_server_connection(version, fault):
         admin, app, seconds = asyncio.run(look())
     assert seconds < 4.5
     said = {
-        "busy": "pool exhausted: PgBouncer has no server connection to give: of postgres/postgres 1 are busy and none is free; 0 clients wait",
+        "busy": "pool exhausted: PgBouncer has no server connection to give (postgres/postgres: 1 busy, none free; 0 clients wait",
         "paused": "; PgBouncer has paused the database (RESUME postgres)",
         "stalled": "; PgBouncer answers, the server behind it does not",
     }

@@ -175,7 +175,9 @@ def test_tls(newest, tmp_path):
     own["client_tls_ca_file"] = certificate
     with bouncer.PgBouncer("1.24", newest, users=PASSWORDS, settings=own) as encrypted:
         cost = diagnose(f"{as_role(encrypted, 'app')}?sslmode=require").evidence.cost
-        trusted = f"sslmode=verify-ca&sslrootcert={certificate}&sslcert={certificate}&sslkey={key}"
+        mine = shutil.copy(key, tmp_path / "mine.key")
+        mine.chmod(0o600)  # or libpq would not read it
+        trusted = f"sslmode=verify-ca&sslrootcert={certificate}&sslcert={certificate}&sslkey={mine}"
         admin = diagnose(f"{encrypted.url('postgresql')}?{trusted}").evidence
         stranger = diagnose(f"{as_role(encrypted, 'app')}?sslmode=verify-ca&sslrootcert={other}")
         missing = diagnose(f"{as_role(encrypted, 'app')}?sslmode=verify-ca&sslrootcert=/no/such/file")

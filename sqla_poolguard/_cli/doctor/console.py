@@ -61,7 +61,8 @@ def read_console(address: Mapping[str, Any], database: str, secrets: Sequence[st
         ) as console:
             return _read(console, database)
     except (psycopg.Error, OSError, LookupError, TypeError, ValueError) as error:
-        return f"its console said: {said(error, secrets)}"
+        text = said(error, secrets).rpartition(" failed: ")[2]  # libpq says first where to, which is known
+        return f"its console said: {' '.join(text.split())}"
 
 
 def _read(console: Any, database: str) -> tuple[Console, Mode]:

@@ -73,6 +73,6 @@ def explained(trouble: Trouble, arguments: Mapping[str, Any], answer: _Answer) -
     own = next((pool for pool in waiting if pool.user == arguments.get("user")), waiting[0] if waiting else None)
     if own is None or own.logging_in:
         return replace(trouble, said=f"{trouble.said}; PgBouncer answers, the server behind it does not"), pooler
-    others = f"{own.waiting - 1} {'client waits' if own.waiting == 2 else 'clients wait'}"  # noqa: PLR2004 - the doctor is one
-    said = f"PgBouncer has no server connection to give: of {own.database}/{own.user} {own.busy} are busy and none is free; {others} beside the doctor"
+    others = f"{own.waiting - 1} {'client waits' if own.waiting == 2 else 'clients wait'} beside the doctor"  # noqa: PLR2004
+    said = f"PgBouncer has no server connection to give ({own.database}/{own.user}: {own.busy} busy, none free; {others})"
     return replace(trouble, kind=TroubleKind.EXHAUSTED, said=said), pooler

@@ -10,7 +10,7 @@ from sqla_poolguard._cli.doctor.evidence import Naming
 from sqla_poolguard._cli.doctor.finding import Severity
 from sqla_poolguard._cli.doctor.rules.rule import Hit, Rule, asyncpg_engines, milliseconds, place, plural
 from sqla_poolguard._cli.doctor.rules.server import counted, demand
-from sqla_poolguard._cli.doctor.sights import Mode, TroubleKind
+from sqla_poolguard._cli.doctor.sights import Mode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -128,7 +128,7 @@ def _limits_of_pooler(evidence: Evidence) -> Iterator[Hit]:
     if clients is not None and clients > console.max_client_conn:
         seen = f"{counted(evidence)} = {clients} clients; max_client_conn is {console.max_client_conn}"
         yield Hit(evidence.settings[0].source, seen)
-    if evidence.trouble is not None and evidence.trouble.kind is TroubleKind.EXHAUSTED:  # it says so
+    if evidence.trouble is not None:  # another rule's matter; the doctor was one of those that wait
         return
     for pool in console.pools:
         if pool.waiting and pool.longest_wait >= _LONG_WAIT:
