@@ -19,8 +19,12 @@ def console(pools, databases, users):
     return Console(
         version="1.24.1",
         max_client_conn=100,
+        default_pool_size=20,
+        reserve_pool_size=0,
+        max_db_connections=0,
         max_prepared_statements=200,
         ignore_startup_parameters=frozenset(),
+        pool_sizes={},
         databases={
             name: ConsoleDatabase(server=server, pool_size=size, reserve=reserve, most=most)
             for name, (size, reserve, most, server) in databases.items()

@@ -76,10 +76,14 @@ def _read(console: Any, database: str) -> tuple[Console, Mode]:
     return Console(
         version=str(version).removeprefix("PgBouncer").strip(),
         max_client_conn=int(config["max_client_conn"]),
+        default_pool_size=int(config["default_pool_size"]),
+        reserve_pool_size=int(config.get("reserve_pool_size") or 0),
+        max_db_connections=int(config.get("max_db_connections") or 0),
         max_prepared_statements=None if kept is None else int(kept),
         ignore_startup_parameters=frozenset(
             name.strip() for name in (config.get("ignore_startup_parameters") or "").split(",") if name.strip()
         ),
+        pool_sizes={name: int(row["pool_size"]) for name, row in databases.items()},
         databases={
             name: ConsoleDatabase(
                 server=f"{row['host'] or 'a socket'}:{row['port']}",

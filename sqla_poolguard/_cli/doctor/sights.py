@@ -162,9 +162,15 @@ class Console:
 
     version: str
     max_client_conn: int
+    default_pool_size: int
+    reserve_pool_size: int
+    max_db_connections: int
+    """These three are for databases that say nothing else; 0 is no limit."""
     max_prepared_statements: int | None
     """None where it knows no such thing: before 1.21."""
     ignore_startup_parameters: frozenset[str]
+    pool_sizes: Mapping[str, int]
+    """Server connections of each pool, by database of PgBouncer's."""
     databases: Mapping[str, ConsoleDatabase]
     """Those that it knows now, by their name in PgBouncer."""
     users: Mapping[str, ConsoleUser]

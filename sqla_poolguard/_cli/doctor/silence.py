@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["LISTEN", "ask_in_silence", "explained"]
 
-_SILENCE: Final = 1.0
+_SILENCE: Final = 0.8
 """Seconds without an answer, after which a pooler's console is asked why."""
-LISTEN: Final = 0.5
+LISTEN: Final = 0.2
 """Seconds that its answer may come later than we gave up."""
 _NOT_ALLOWED: Final = "not allowed"
 """What PgBouncer says to whom it does not let to its console. PostgreSQL says that there is no database of that name."""

@@ -222,7 +222,7 @@ RULES: Final = (
         code="PG024",
         title="There is no connection to be had",
         severity=Severity.ERROR,
-        looks="The doctor's own connection was refused, not answered within 2 s, or the server or the pooler is full. After a second of "
+        looks="The doctor's own connection was refused, not answered within 2 s, or the server or the pooler is full. After 0.8 s of "
         "silence PgBouncer's console is asked: if that answers, it is the pool that is exhausted (or the server behind it that hangs). "
         "What the settings tell is reported all the same.",
         why="What happened to the doctor happens to the application when it connects.",
