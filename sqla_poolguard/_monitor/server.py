@@ -175,7 +175,7 @@ class Server:
         if self._line is None:
             msg = "bug: asked before it was connected"
             raise AssertionError(msg)
-<<<<<<< HEAD
+        rows, limits = _rows(self._line.connection, ACTIVITY_SQL), self._line.limits
         # of every limit, who has connections by now: the one that leaves the least is not always the smallest
         taken = Others(
             server=len(rows),
@@ -184,17 +184,7 @@ class Server:
         )
         left = limits.left(taken)
         return Activity(
-            {row["pid"]: _session(row) for row in rows}, self._pooled, limits.allowed(left.bound), left.slots, left.bound
-=======
-        rows, room = _rows(self._line.connection, ACTIVITY_SQL), self._line.limits.room
-        counts = {
-            Bound.SERVER: len(rows),
-            Bound.ROLE: sum(bool(row["same_role"]) for row in rows),
-            Bound.DATABASE: sum(bool(row["same_database"]) for row in rows),
-        }
-        return Activity(
-            {row["pid"]: _session(row) for row in rows}, self._line.pooled, room.slots, max(room.slots - counts[room.bound], 0)
->>>>>>> e43437f634f97ec97e532f60b3a097ecf0ecb16b
+            {row["pid"]: _session(row) for row in rows}, self._line.pooled, limits.allowed(left.bound), left.slots, left.bound
         )
 
 

@@ -69,7 +69,7 @@ def bouncers(behind):
 def module(tmp_path, monkeypatch):
     """Give a function that writes a module into the current folder, and gives its name; after the test it was never imported."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     written = []
 
     def write(text):

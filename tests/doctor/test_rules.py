@@ -12,6 +12,7 @@ from sqla_poolguard._cli.doctor.rules import RULES, apply
 from sqla_poolguard._cli.doctor.sights import (
     Activity,
     Console,
+    ConsoleDatabase,
     ConsolePool,
     Cost,
     IdleInTransaction,
@@ -44,7 +45,9 @@ CONSOLE = Console(
     max_db_connections=0,
     max_prepared_statements=200,
     ignore_startup_parameters=frozenset(),
-    pool_sizes={"orders": 20},
+    pool_sizes={},
+    databases={"orders": ConsoleDatabase(server="db:5432", pool_size=20, reserve=0, most=0)},
+    users={},
     pools=(ConsolePool(database="orders", user="app", clients=3, waiting=0, longest_wait=0.0),),
 )
 POOLER = Pooler(proof="the pids differ", mode=Mode.TRANSACTION, renames=True, console=CONSOLE)

@@ -98,6 +98,19 @@ def test_several_engines(module):
     assert "PG016" not in diagnose(f"{module(apart)}:engine", offline=True).codes
 
 
+def test_engines_that_share_a_pool(newest, module):
+    """PG016 and PG001: what execution_options() gives has the pool of the engine that it was asked of, and is counted once."""
+    more = "autocommit = engine.execution_options(isolation_level='AUTOCOMMIT')\nboth = autocommit.execution_options(logging_token='x')\n"
+    name = module(ENGINE.format(url=as_role(newest, "app"), options="pool_size=20, max_overflow=0") + more)
+    for which in ("engine", "both"):
+        found = diagnose(f"{name}:{which}")
+        assert found.codes & {"PG001", "PG016"} == set()
+        assert len(found.evidence.settings) == 1
+    other = "other = create_async_engine(engine.url)\nother_too = other.execution_options(logging_token='y')\n"
+    twice = module(ENGINE.format(url=NOWHERE, options="") + more + other)
+    assert diagnose(f"{twice}:both", offline=True).PG016.evidence.startswith("2 engines of this process")
+
+
 def test_several_engines_count_together(newest, module):
     """PG001: the engines of a process that lead to one server are counted together."""
     url = as_role(newest, "app")

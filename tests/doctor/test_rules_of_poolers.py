@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 import collections
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
+from contextlib import AsyncExitStack
 
 import pytest
 from doubles.bouncer import PgBouncer
-from doubles.patient import ENGINE, PASSWORDS, as_role, diagnose, opened
+from doubles.patient import ENGINE, PASSWORDS, ROLES, as_role, console, diagnose, opened, run
 
 from sqla_poolguard._cli.doctor.evidence import Naming, Settings
 from sqla_poolguard._cli.doctor.finding import Severity
 from sqla_poolguard._cli.doctor.rules.pooler import hazard
 from sqla_poolguard._cli.doctor.sights import Mode
+from sqla_poolguard._cli.embedded import EmbeddedPostgres
 
 pytestmark = pytest.mark.postgres
 
@@ -75,6 +80,20 @@ def test_statements(bouncers, version, mode, settings):
         assert "PG007" not in diagnose(url, options={"statement_cache_size": "0"}).codes
     else:
         assert "PG007" not in found.codes
+
+
+@pytest.mark.parametrize("version", ["1.18", "1.24"])
+@pytest.mark.parametrize("size", [1, 5])
+def test_session_mode_that_cleans_up_nothing(bouncers, version, size):
+    """PG006 and PG007: with an empty server_reset_query the next client finds what the last one set, in either mode: not told, and said so."""
+    bouncer = bouncers(version, "session", server_reset_query="", default_pool_size=size)
+    found = diagnose(as_role(bouncer, "app"))
+    assert found.evidence.pooler.mode is Mode.UNKNOWN
+    assert "its mode could not be told: what one client had set, the next one found" in found.PG006.evidence
+    assert "or session mode with an empty server_reset_query" in found.PG006.evidence
+    assert found.PG007.severity is Severity.WARNING
+    assert any(sentence.startswith("when the pooler takes server connections back: ") for sentence in found.evidence.unseen)
+    assert diagnose(bouncer.url("postgresql")).evidence.pooler.mode is Mode.SESSION  # the console knows
 
 
 def test_transaction_mode_that_cleans_up(bouncers):
@@ -193,6 +212,38 @@ def test_console(bouncers, version):
     assert "PG019" not in diagnose(bounded.url("postgresql")).codes
 
 
+@pytest.mark.parametrize("version", ["1.18", "1.24"])
+def test_console_counts_what_can_be_opened(behind, version):
+    """PG019: a database's own size, reserve and limit, and a user's limit, count; pools that lead to another server do not."""
+    databases = {
+        "wide": "dbname=postgres pool_size=50",
+        "narrow": "dbname=postgres pool_size=50 max_db_connections=5",
+        "reserve": f"dbname=postgres pool_size=30 reserve_pool{'' if version == '1.18' else '_size'}=20",
+        "*": "",
+    }
+
+    def over(database, *others, **settings):
+        with PgBouncer(version, behind, users=PASSWORDS, databases=databases, settings=settings) as bouncer:
+
+            async def pools():
+                async with AsyncExitStack() as stack:
+                    for name in others:
+                        await stack.enter_async_context(opened(bouncer.url("postgresql", name)))
+                    return await asyncio.to_thread(diagnose, bouncer.url("postgresql", database))
+
+            found = asyncio.run(pools())
+            return found.PG019.evidence if "PG019" in found.codes else None
+
+    assert over("wide").startswith("1 pool of 50 = 50 server connections; the server has 40")
+    assert over("narrow") is None
+    assert over("reserve").startswith("1 pool of 30 + reserve_pool_size 20 = 50 server connections")
+    assert over("reserve", reserve_pool_timeout=0) is None
+    assert over("wide", max_user_connections=30) is None
+    assert over("wide", "narrow", "reserve", max_user_connections=45).startswith(
+        "3 pools of 30 or 50 + reserve_pool_size 20, bounded by max_db_connections and max_user_connections = 45 server"
+    )
+
+
 def test_console_while_clients_wait(behind):
     """PG019: clients that wait for a server connection now; the doctor, one of them, gives up in time and says so."""
     databases = {"crowded": "dbname=postgres pool_size=1", "*": ""}
@@ -211,6 +262,61 @@ def test_console_while_clients_wait(behind):
         found = asyncio.run(crowd()).PG019
     assert found.severity is Severity.WARNING
     assert found.evidence.startswith("1 client of crowded/postgres wait for a server connection, the first for ")
+
+
+@pytest.mark.parametrize(("version", "fault"), [("1.18", "busy"), ("1.24", "busy"), ("1.24", "paused"), ("1.24", "stalled")])
+def test_pooler_that_gives_no_server_connection(version, fault):
+    """PG024: an exhausted pool, a paused one and a server that hangs are told apart, by who may use the console; else all are named."""
+    settings = {"default_pool_size": 1}
+    with EmbeddedPostgres() as own, PgBouncer(version, own, users=PASSWORDS, settings=settings) as bouncer:
+        run(own.url("postgresql"), *ROLES[:1])
+        urls = bouncer.url("postgresql"), as_role(bouncer, "app")
+
+        async def look():
+            async with opened(urls[0]) as first, opened(urls[1]) as second:
+                for held in (first, second):
+                    await held.execute("BEGIN" if fault == "busy" else "SELECT 1")
+                if fault == "paused":
+                    await asyncio.to_thread(console, bouncer, "PAUSE postgres")
+                elif fault == "stalled":
+                    for pid in own.pids():
+                        os.kill(pid, signal.SIGSTOP)
+                began = time.monotonic()
+                found = await asyncio.gather(*(asyncio.to_thread(diagnose, url) for url in urls))
+                seconds = time.monotonic() - began
+                if fault == "paused":
+                    await asyncio.to_thread(console, bouncer, "RESUME postgres")
+                elif fault == "stalled":
+                    for pid in own.pids():
+                        os.kill(pid, signal.SIGCONT)
+                return *found, seconds
+
+        admin, app, seconds = asyncio.run(look())
+    assert seconds < 8
+    said = {
+        "busy": "pool exhausted: PgBouncer has no server connection to give (postgres/postgres: 1 busy, none free; 0 clients wait",
+        "paused": "; PgBouncer has paused the database (RESUME postgres)",
+        "stalled": "; PgBouncer answers, the server behind it does not",
+    }
+    assert said[fault] in admin.PG024.evidence
+    assert app.PG024.evidence.startswith("silent: ")
+    assert "its pool is exhausted, or the server behind it hangs" in app.PG024.evidence
+    assert "PG019" not in admin.codes | app.codes
+    for found in (admin, app):
+        assert found.PG006.evidence.startswith("PgBouncer's console answers there; ")
+
+
+def test_pooler_that_gives_up(behind):
+    """PG024: query_wait_timeout, said in the middle of a look, is the pooler's."""
+    settings = {"default_pool_size": 1, "query_wait_timeout": 1}
+    with PgBouncer("1.24", behind, users=PASSWORDS, settings=settings) as bouncer:
+
+        async def look():
+            async with opened(as_role(bouncer, "app")) as first:
+                await first.execute("BEGIN")
+                return await asyncio.to_thread(diagnose, as_role(bouncer, "app"))
+
+        assert "query_wait_timeout" in asyncio.run(look()).PG024.evidence
 
 
 async def _select(url):

@@ -177,32 +177,35 @@ def test_cost(server):
     assert found.evidence.cost.stock_ping / found.evidence.cost.own_ping > 1.5
 
 
+def self_signed(folder, name):
+    """Make a key and a certificate."""
+    key, certificate = folder / f"{name}.key", folder / f"{name}.pem"
+    wanted = ["-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-keyout", key, "-out", certificate]
+    subprocess.run([shutil.which("openssl") or debian.openssl(), "req", "-x509", *wanted], check=True, capture_output=True)
+    key.chmod(0o644)
+    return key, certificate
+
+
 def test_tls(newest, tmp_path):
     """TLS is a phase of its own, and its version is told; where it was asked for and not had, that is said."""
-    openssl = shutil.which("openssl") or debian.openssl()
-    key, certificate = tmp_path / "key", tmp_path / "certificate"
-    made = [
-        openssl,
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-subj",
-        "/CN=localhost",
-        "-keyout",
-        key,
-        "-out",
-        certificate,
-    ]
-    subprocess.run(made, check=True, capture_output=True)
+    (key, certificate), (_, other) = self_signed(tmp_path, "own"), self_signed(tmp_path, "other")
     tmp_path.chmod(0o755)
-    key.chmod(0o644)
     own = {"client_tls_sslmode": "require", "client_tls_key_file": key, "client_tls_cert_file": certificate}
+    own["client_tls_ca_file"] = certificate
     with bouncer.PgBouncer("1.24", newest, users=PASSWORDS, settings=own) as encrypted:
         cost = diagnose(f"{as_role(encrypted, 'app')}?sslmode=require").evidence.cost
+        mine = shutil.copy(key, tmp_path / "mine.key")
+        mine.chmod(0o600)  # or libpq would not read it
+        trusted = f"sslmode=verify-ca&sslrootcert={certificate}&sslcert={certificate}&sslkey={mine}"
+        admin = diagnose(f"{encrypted.url('postgresql')}?{trusted}").evidence
+        stranger = diagnose(f"{as_role(encrypted, 'app')}?sslmode=verify-ca&sslrootcert={other}")
+        missing = diagnose(f"{as_role(encrypted, 'app')}?sslmode=verify-ca&sslrootcert=/no/such/file")
     assert [name for name, _ in cost.phases][:5] == ["driver", "TCP", "TLS", "authentication", "session start"]
     assert cost.tls.startswith("TLSv1.")
+    assert admin.trouble is None
+    assert admin.pooler.console.version.startswith("1.24.")
+    assert "certificate verify failed" in stranger.PG024.evidence
+    assert "No such file" in missing.PG024.evidence
     plain = diagnose(as_role(newest, "app")).evidence.cost
     assert [name for name, _ in plain.phases][2] == "TLS asked for, not had"
     assert plain.tls is None

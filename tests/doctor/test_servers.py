@@ -6,11 +6,11 @@ import asyncio
 import os
 
 import asyncpg
-import psycopg
 import pytest
 from doubles import older
 from doubles.bouncer import PgBouncer
 from doubles.debian import fetch
+from doubles.patient import console
 
 pytestmark = pytest.mark.postgres
 
@@ -26,13 +26,6 @@ def ask(url, query):
             await connection.close()
 
     return asyncio.run(run())
-
-
-def console(bouncer, command):
-    """Ask a PgBouncer's console."""
-    url = bouncer.url("postgresql", "pgbouncer")
-    with psycopg.connect(url, autocommit=True, connect_timeout=20, cursor_factory=psycopg.ClientCursor) as connection:
-        return connection.execute(command).fetchall()
 
 
 @pytest.mark.parametrize("version", ["1.18", "1.24"])

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
 import asyncpg
+import psycopg
 
 from sqla_poolguard._cli.doctor.examination import examine
 from sqla_poolguard._cli.doctor.surroundings import look_around
@@ -68,6 +69,14 @@ async def opened(url, **options):
 def as_role(server, role, database="postgres", driver="postgresql"):
     """Give the URL with which a role connects, to a server or through a PgBouncer."""
     return f"{driver}://{role}:{PASSWORDS[role]}@{server.host}:{server.port}/{database}"
+
+
+def console(bouncer, command):
+    """Ask a PgBouncer's console; what gives no rows gives none."""
+    url = bouncer.url("postgresql", "pgbouncer")
+    with psycopg.connect(url, autocommit=True, connect_timeout=20, cursor_factory=psycopg.ClientCursor) as connection:
+        cursor = connection.execute(command)
+        return cursor.fetchall() if cursor.description else []
 
 
 def diagnose(name, *, dsn=None, options=None, offline=False, counts=None, **told):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import traceback
 from typing import TYPE_CHECKING, Any, Final
@@ -32,10 +33,23 @@ _SECONDS: Final = {
 }
 
 
+class _Seconds(click.FloatRange):
+    """A length of time; "nan" and "inf" are none, though Python reads them."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = math.nan
+        if not 0 <= seconds < math.inf:
+            self.fail(f"{value} is not allowed; allowed: a number of seconds, 0 or more", param, ctx)
+        return seconds
+
+
 def _told(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options for what nobody can see from here."""
     for name, text in reversed(_SECONDS.items()):
-        command = click.option(f"--{name}", type=click.FloatRange(min=0), metavar="SECONDS", help=text)(command)
+        command = click.option(f"--{name}", type=_Seconds(min=0), metavar="SECONDS", help=text)(command)
     for name, text in reversed(_COUNTS.items()):
         command = click.option(f"--{name}", type=click.IntRange(min=0), metavar="N", help=text)(command)
     return command

@@ -6,6 +6,7 @@ import asyncio
 import socket
 import time
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
@@ -17,7 +18,7 @@ from sqla_poolguard._cli.doctor.trouble import said
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
-__all__ = ["UNSUPPORTED", "NoConnection", "ask", "connection"]
+__all__ = ["POOLER_FULL", "UNSUPPORTED", "NoConnection", "ask", "connection"]
 
 CONNECT_SECONDS: Final = 2.0
 """For a connect; PostgreSQL on the same continent needs a tenth of it."""
@@ -27,7 +28,7 @@ CLOSE_SECONDS: Final = 0.3
 UNSUPPORTED: Final = "unsupported startup parameter"
 _FULL: Final = "53300"
 _DENIED: Final = ("28", "3D")
-_POOLER_FULL: Final = ("no more connections allowed", "query_wait_timeout", "max_client_conn")
+POOLER_FULL: Final = ("no more connections allowed", "query_wait_timeout", "max_client_conn")
 
 
 class NoConnection(Exception):  # noqa: N818 - what there is, not what went wrong
@@ -56,7 +57,10 @@ async def connection(arguments: Mapping[str, Any], secrets: Sequence[str]) -> As
     except asyncio.CancelledError:
         raise
     except Exception as error:  # noqa: BLE001 - the driver, the system and whatever the arguments hold may raise anything
-        raise NoConnection(_trouble(error, time.perf_counter() - began, secrets)) from None
+        trouble = _trouble(error, time.perf_counter() - began, secrets)
+        if trouble.kind is TroubleKind.SILENT and isinstance(loop, WatchingLoop) and loop.reached:
+            trouble = replace(trouble, said=f"{trouble.said}, though something took the connection")
+        raise NoConnection(trouble) from None
     try:
         yield opened
     finally:
@@ -78,7 +82,7 @@ def _trouble(error: Exception, seconds: float, secrets: Sequence[str]) -> Troubl
     text = said(error, secrets)
     if state == _FULL:
         kind = TroubleKind.FULL
-    elif any(words in text for words in _POOLER_FULL):
+    elif any(words in text for words in POOLER_FULL):
         kind = TroubleKind.POOLER_FULL
     elif state.startswith(_DENIED):
         kind = TroubleKind.DENIED

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from sqla_poolguard._cli.doctor.evidence import Evidence
 from sqla_poolguard._cli.doctor.gathering import Gathered, gather
+from sqla_poolguard._cli.doctor.libpq import secrets_in, translated
 from sqla_poolguard._cli.doctor.routes import walk
 from sqla_poolguard._cli.doctor.rules import apply
 from sqla_poolguard._cli.doctor.settings import address_of, connect_arguments, driver_arguments, read
 
 if TYPE_CHECKING:
-    from sqlalchemy import URL, Engine
+    from sqlalchemy import Engine
 
     from sqla_poolguard._cli.doctor.evidence import Circumstances
     from sqla_poolguard._cli.doctor.finding import Finding
@@ -49,7 +50,7 @@ def examine(target: Target, circumstances: Circumstances, *, offline: bool = Fal
     if offline:
         gathered.unseen.append("the server: --offline")
     elif target.engine is not None:
-        gathered = _server(target.engine, target.url, circumstances.idle_in_transaction)
+        gathered = _server(target.engine, target.elsewhere, circumstances.idle_in_transaction)
     else:
         gathered.unseen.append("an engine, and its server: the module has made none; name it, as in myapp.database:engine")
     evidence = Evidence(
@@ -60,38 +61,36 @@ def examine(target: Target, circumstances: Circumstances, *, offline: bool = Fal
         pooler=gathered.pooler,
         cost=gathered.cost,
         apps=tuple(walk(app, target.source) for app in target.apps),
-        unseen=tuple(gathered.unseen),
+        unseen=(*target.unsaid, *gathered.unseen) if not offline else tuple(gathered.unseen),
     )
     return Examination(target.source, target.file, evidence, tuple(apply(evidence)))
 
 
-def _server(engine: Engine, elsewhere: URL | None, idle_seconds: float) -> Gathered:
+def _server(engine: Engine, elsewhere: Engine | None, idle_seconds: float) -> Gathered:
     arguments = _arguments(engine, elsewhere)
-    if isinstance(arguments, str):
+    if arguments is None:
         gathered = Gathered()
-        gathered.unseen.append(f"the server: {arguments}")
+        gathered.unseen.append("the server: the engine connects by a function of its own; say where to with --dsn")
         return gathered
-    password = arguments.get("password")
-    secrets = [str(password)] if isinstance(password, str) else []
-    return gather(arguments, idle_seconds, secrets)
+    return gather(arguments, idle_seconds, secrets_in(arguments))
 
 
-def _arguments(engine: Engine, elsewhere: URL | None) -> dict[str, Any] | str:
-    """Give what asyncpg is to be called with, or why that is not known."""
+def _arguments(engine: Engine, elsewhere: Engine | None) -> dict[str, Any] | None:
+    """Give what asyncpg is to be called with; None where that is not known."""
     own = connect_arguments(engine)
-    if own is None or "async_creator_fn" in own:
+    if own is not None and "async_creator_fn" in own:
         own = None
-        if elsewhere is None:
-            return "the engine connects by a function of its own; say where to with --dsn"
-    url = engine.url if elsewhere is None else elsewhere
-    if elsewhere is None and own is not None and engine.dialect.driver == "asyncpg":
+    if elsewhere is not None:
+        there = driver_arguments(connect_arguments(elsewhere) or {})
+        settings = own.get("server_settings", {}) if own is not None and engine.dialect.driver == "asyncpg" else {}
+        return {**there, "server_settings": {**settings, **there.get("server_settings", {})}}
+    if own is None:
+        return None
+    if engine.dialect.driver == "asyncpg":
         return driver_arguments(own)
-    address = url.translate_connect_args(username="user")
-    query = {name: value for name, value in url.query.items() if name in {"ssl", "sslmode"}}
-    if isinstance(socket := url.query.get("host"), str):
-        address["host"] = socket
-    if query:
-        address["ssl"] = next(iter(query.values()))
-    if own is not None and engine.dialect.driver == "asyncpg" and "server_settings" in own:
-        address["server_settings"] = own["server_settings"]
-    return address
+    parameters = translated({name: str(value) for name, value in own.items() if isinstance(value, (str, int))})
+    given: dict[str, Any] = {**parameters.query, **parameters.arguments}
+    for name in ("host", "port"):
+        if "," in given.get(name, ""):
+            given[name] = given[name].split(",")
+    return given

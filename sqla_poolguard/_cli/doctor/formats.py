@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
@@ -62,6 +63,8 @@ def _json(part: Any) -> Any:
         return sorted(part)
     if isinstance(part, (list, tuple)):
         return [_json(inner) for inner in part]
+    if isinstance(part, float) and not math.isfinite(part):  # no end, which JSON has no word for
+        return None
     return part
 
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Final
 import asyncpg
 
 from sqla_poolguard._cli.doctor import costs, pooler, server
-from sqla_poolguard._cli.doctor.connecting import UNSUPPORTED, NoConnection, connection
-from sqla_poolguard._cli.doctor.console import read_console
+from sqla_poolguard._cli.doctor.connecting import POOLER_FULL, UNSUPPORTED, NoConnection, connection
+from sqla_poolguard._cli.doctor.console import ask_console
 from sqla_poolguard._cli.doctor.sights import Mode, Pooler, Trouble, TroubleKind
+from sqla_poolguard._cli.doctor.silence import LISTEN, ask_in_silence, explained
 from sqla_poolguard._cli.doctor.stopwatch import WatchingLoop
 from sqla_poolguard._cli.doctor.trouble import said
 
@@ -53,13 +54,22 @@ def gather(arguments: Mapping[str, Any], idle_seconds: float, secrets: list[str]
     async def look() -> None:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, WatchingLoop)  # noqa: S101 - for the type checker; it is made below
+        asked = asyncio.create_task(ask_in_silence(loop, lambda: gathered.server is None, arguments, secrets))
+        listen = LISTEN
         try:
             async with asyncio.timeout(PATIENCE):
                 await _look(loop, gathered, dict(arguments), idle_seconds, secrets)
         except TimeoutError:
+            listen = 0.0
             gathered.unseen.append(f"what the server had not told after {PATIENCE:g} s")
             if gathered.server is None and gathered.trouble is None:
                 gathered.trouble = _stalled()
+        if gathered.trouble is not None and gathered.trouble.kind is TroubleKind.SILENT:  # a pooler's console may know why
+            await asyncio.wait({asked}, timeout=listen)
+            if asked.done():
+                gathered.trouble, found = explained(gathered.trouble, arguments, asked.result())
+                gathered.pooler = gathered.pooler or found
+        asked.cancel()
 
     with asyncio.Runner(loop_factory=WatchingLoop) as runner:
         runner.run(look())
@@ -87,7 +97,7 @@ async def _look(
     if traces is None:
         return
     gathered.pooler = replace(traces.pooler, rejected=rejected)
-    console = asyncio.create_task(_console(loop, arguments, secrets))
+    console = asyncio.create_task(ask_console(loop, arguments, secrets))
     try:
         found = await pooler.read_traces(traces, lambda: connection(arguments, secrets))
     except (NoConnection, TimeoutError, *_NO_HARM) as error:
@@ -103,7 +113,8 @@ async def _look(
     gathered.pooler = replace(gathered.pooler, no_console=answer)
     gathered.unseen.append(f"the pooler's own figures ({answer})")
     if found.mode is Mode.UNKNOWN:
-        gathered.unseen.append("when the pooler takes server connections back: others were faster to get ours")
+        why = found.mode_proof or "others were faster to get ours"
+        gathered.unseen.append(f"when the pooler takes server connections back: {why}")
 
 
 async def _first(
@@ -123,6 +134,12 @@ async def _first(
             gathered.trouble = _stalled()
             return None
         except _NO_HARM as error:
+            if gathered.server is None and isinstance(error.__context__, TimeoutError):  # what was to be tidied up after it
+                gathered.trouble = _stalled()
+                return None
+            if any(words in str(error) for words in POOLER_FULL):
+                gathered.trouble = Trouble(kind=TroubleKind.POOLER_FULL, said=said(error, secrets), seconds=0.0)
+                return None
             if _BY_STATEMENT in str(error):
                 gathered.pooler = Pooler(proof="it refused a transaction", mode=Mode.STATEMENT, mode_proof=said(error, secrets))
             gathered.unseen.append(f"the rest of the server ({type(error).__name__}: {said(error, secrets)})")
@@ -133,11 +150,3 @@ async def _first(
 def _stalled() -> Trouble:
     words = "it took the connection, and then did not answer"
     return Trouble(kind=TroubleKind.SILENT, said=words, seconds=0.0)
-
-
-async def _console(loop: WatchingLoop, arguments: Mapping[str, Any], secrets: list[str]) -> Any:
-    address = {name: arguments.get(name) for name in ("host", "port", "user", "password")}
-    if not all(value is None or isinstance(value, (str, int)) for value in address.values()):
-        return "it was not asked: the engine has several hosts, or a function for its password"
-    database = str(arguments.get("database") or address["user"] or "")
-    return await loop.aside(read_console, address, database, secrets)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets as chance
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from sqla_poolguard._cli.doctor.connecting import ask
+from sqla_poolguard._cli.doctor.connecting import NoConnection, ask
 from sqla_poolguard._cli.doctor.sights import Mode, Pooler
 
 if TYPE_CHECKING:
@@ -20,6 +21,12 @@ __all__ = ["Traces", "detect", "read_traces"]
 _SETTING: Final = "poolguard.doctor"
 _RENAMED: Final = "PGBOUNCER_"
 _TRIES: Final = 3
+_TURN: Final = 0.6
+"""Seconds for a look with a second client."""
+_UNSURE: Final = (
+    "what one client had set, the next one found, but two at one time were not seen to share a process: transaction mode, or session mode "
+    "with an empty server_reset_query"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +86,7 @@ async def leave(opened: asyncpg.Connection[Any], traces: Traces) -> Traces:
 
 async def read_traces(traces: Traces, again: Callable[[], AbstractAsyncContextManager[asyncpg.Connection[Any]]]) -> Pooler:
     """
-    Tell the pooler's mode by what the next client finds; at most one connection is open at any time.
+    Tell the pooler's mode by what the next client finds; a second one is there at the same time only where that tells nothing.
 
     Args:
         traces: what the first one left. It is closed.
@@ -91,16 +98,39 @@ async def read_traces(traces: Traces, again: Callable[[], AbstractAsyncContextMa
     if pooler.renames:
         return _with(pooler, Mode.TRANSACTION, "it gives prepared statements names of its own, which it does in this mode only")
     for _ in range(_TRIES):
-        async with again() as opened, opened.transaction():
-            backend = int((await ask(opened, "SELECT pg_backend_pid()"))[0][0])
-            if backend != traces.backend:
-                continue
-            found = (await ask(opened, "SELECT current_setting($1::text, true)", _SETTING))[0][0]
-            if found == traces.token:
+        async with again() as opened:
+            async with opened.transaction():
+                backend = int((await ask(opened, "SELECT pg_backend_pid()"))[0][0])
+                if backend != traces.backend:
+                    continue
+                found = (await ask(opened, "SELECT current_setting($1::text, true)", _SETTING))[0][0]
+                if found != traces.token:
+                    return _with(pooler, Mode.SESSION, "what one client had set was wiped out before the next one came")
                 await opened.execute(f"RESET {_SETTING}")
-                return _with(pooler, Mode.TRANSACTION, "what one client had set, the next one found")
-            return _with(pooler, Mode.SESSION, "what one client had set was wiped out before the next one came")
+            return await _beside(pooler, backend, again)
     return pooler
+
+
+async def _beside(
+    pooler: Pooler, backend: int, again: Callable[[], AbstractAsyncContextManager[asyncpg.Connection[Any]]]
+) -> Pooler:
+    """
+    Tell transaction mode from a session mode that wipes out nothing (`server_reset_query` is empty).
+
+    Args:
+        pooler: what is known of it.
+        backend: the process that served a client that is still there, outside of a transaction.
+        again: opens a connection beside it.
+    """
+    for _ in range(_TRIES - 1):
+        try:
+            async with asyncio.timeout(_TURN), again() as other, other.transaction():
+                served = int((await ask(other, "SELECT pg_backend_pid()"))[0][0])
+        except (NoConnection, TimeoutError):  # in session mode it may have to wait until the first one has gone
+            break
+        if served == backend:
+            return _with(pooler, Mode.TRANSACTION, "two clients that were there at one time were served by one process")
+    return _with(pooler, Mode.UNKNOWN, _UNSURE)
 
 
 def _with(pooler: Pooler, mode: Mode, proof: str) -> Pooler:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+import textwrap
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
@@ -28,6 +30,11 @@ if TYPE_CHECKING:
 __all__ = ["Report"]
 
 _WIDEST: Final = 110
+_NAMES: Final = 9
+_MARGIN: Final = 4
+"""Blanks before the names and behind them."""
+_UNIT: Final = re.compile(r"(?<=\d) (?=(?:ms|s|x|process|processes)\b)|(?<=\d x) (?=\d)")
+_GLUE: Final = "\u00a0"
 _STYLES: Final = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.INFO: "cyan"}
 _NOUNS: Final = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "note"}
 
@@ -51,7 +58,7 @@ class Report:
             self._write(formats.junit(examination, failing))
         else:
             document = formats.document(examination, failing) if self._form == "json" else formats.sarif(examination)
-            self._write(json.dumps(document, indent=2, ensure_ascii=True) + "\n")
+            self._write(json.dumps(document, indent=2, ensure_ascii=True, allow_nan=False) + "\n")
 
     def trouble(self, sentence: str) -> None:
         """Say why it could not run."""
@@ -69,21 +76,24 @@ class Report:
             self.trouble(f"there is no rule {code}; there are {', '.join(RULES)}")
             return False
         title = Text.assemble((rule.code, _STYLES[rule.severity]), "  ", (rule.title, "bold"), f"  ({rule.severity})")
-        self._print(title, "", _grid(("looks for", rule.looks), ("why", rule.why), ("fix", rule.fix)))
+        self._print(title, "", self._grid(("looks for", rule.looks), ("why", rule.why), ("fix", rule.fix)))
         return True
 
     def _text(self, examination: Examination) -> None:
         heading = Text.assemble((f"poolguard doctor {own_version()}", "bold cyan"), f"  {examination.source}")
-        self._print(heading, "", _grid(*facts(examination.evidence)))
+        self._print(heading, "", self._grid(*facts(examination.evidence)))
         for finding in examination.findings:
             style = _STYLES[finding.severity]
             title = Table.grid(padding=(0, 2, 0, 0))
             title.add_row(Text(f"{finding.severity.upper():<7}", style), Text(finding.code, style), Text(finding.title, "bold"))
             seen = (("where", finding.where), ("seen", finding.evidence), ("why", finding.why), ("fix", finding.fix))
-            self._print("", title, _grid(*seen))
+            self._print("", title, self._grid(*seen))
         unseen = examination.evidence.unseen
         if unseen:
-            self._print("", _grid(*(("" if number else "not seen", what) for number, what in enumerate(unseen))))
+            several = len(unseen) > 1
+            self._print(
+                "", self._grid(*(("" if number else "not seen", what) for number, what in enumerate(unseen)), dashes=several)
+            )
         self._print("", self._verdict(examination.findings))
 
     def _verdict(self, findings: Sequence[Finding]) -> Text:
@@ -98,6 +108,19 @@ class Report:
         parts: list[Any] = [part for count in counts for part in (", ", count)][1:]
         return Text.assemble(*parts, f".  More on one: poolguard doctor --explain {findings[0].code}")
 
+    def _grid(self, *rows: tuple[str, str], dashes: bool = False) -> Padding:
+        """Write names and what there is to say of each, below each other; a number stays with its unit."""
+        grid = Table.grid(padding=(0, 2, 0, 0))
+        grid.add_column(style="dim", no_wrap=True, min_width=_NAMES)
+        grid.add_column(overflow="fold")
+        first, rest = ("- ", "  ") if dashes else ("", "")
+        width = max(self._out.width - _NAMES - _MARGIN, _NAMES)
+        for name, value in rows:
+            kept = _UNIT.sub(_GLUE, value)
+            lines = textwrap.wrap(kept, width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
+            grid.add_row(name, "\n".join(lines).replace(_GLUE, " "))
+        return Padding(grid, (0, 0, 0, 2))
+
     def _print(self, *parts: RenderableType) -> None:
         """Print; where it is no terminal, without the blanks with which rich fills up its lines."""
         if self._out.is_terminal:
@@ -111,12 +134,3 @@ class Report:
         encoding = self._out.encoding
         sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
         sys.stdout.flush()
-
-
-def _grid(*rows: tuple[str, str]) -> Padding:
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(style="dim", no_wrap=True, min_width=9)
-    grid.add_column(overflow="fold")
-    for name, value in rows:
-        grid.add_row(name, value)
-    return Padding(grid, (0, 0, 0, 2))

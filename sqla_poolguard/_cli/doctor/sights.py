@@ -15,7 +15,9 @@ __all__ = [
     "AFTER",
     "Activity",
     "Console",
+    "ConsoleDatabase",
     "ConsolePool",
+    "ConsoleUser",
     "Cost",
     "IdleInTransaction",
     "Mode",
@@ -36,7 +38,9 @@ class TroubleKind(enum.StrEnum):
     FULL = "full"
     """No slot is free: SQLSTATE 53300."""
     POOLER_FULL = "pooler full"
-    """The pooler takes no more clients, or had no server connection in time."""
+    """The pooler takes no more clients, or had no server connection in the time that it gives."""
+    EXHAUSTED = "pool exhausted"
+    """The pooler answers, and has no server connection for us: all are busy, or it cannot open one."""
     DENIED = "denied"
     """The password, the role or the database is wrong, or pg_hba.conf says no."""
     UNKNOWN_HOST = "unknown host"
@@ -119,6 +123,39 @@ class ConsolePool:
     waiting: int
     longest_wait: float
     """Seconds for which the first in the queue has waited."""
+    busy: int = 0
+    """Server connections that clients have."""
+    free: int = 0
+    """Server connections that the next client can have."""
+    logging_in: int = 0
+    """Server connections that are being opened."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsoleDatabase:
+    """A line of `SHOW DATABASES`."""
+
+    server: str
+    """host:port to which it leads."""
+    pool_size: int
+    """Server connections of each of its pools."""
+    reserve: int
+    """Those on top for clients that have waited."""
+    most: int
+    """Server connections of all its pools together; 0 for no limit."""
+    paused: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsoleUser:
+    """A line of `SHOW USERS`."""
+
+    pool_size: int | None = None
+    """Server connections of each pool of this user; None: what the database says. Since 1.24."""
+    reserve: int | None = None
+    """Likewise, those on top for clients that have waited."""
+    most: int = 0
+    """Server connections of all pools of this user together; 0 for no limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,12 +167,16 @@ class Console:
     default_pool_size: int
     reserve_pool_size: int
     max_db_connections: int
-    """0 for no limit."""
+    """These three are for databases that say nothing else; 0 is no limit."""
     max_prepared_statements: int | None
     """None where it knows no such thing: before 1.21."""
     ignore_startup_parameters: frozenset[str]
     pool_sizes: Mapping[str, int]
     """Server connections of each pool, by database of PgBouncer's."""
+    databases: Mapping[str, ConsoleDatabase]
+    """Those that it knows now, by their name in PgBouncer."""
+    users: Mapping[str, ConsoleUser]
+    """Those of its pools."""
     pools: tuple[ConsolePool, ...]
 
 

@@ -127,6 +127,11 @@ class WatchingLoop(asyncio.SelectorEventLoop):
     ) -> Any:
         return await self.aside(socket.getaddrinfo, host, port, family, type, proto, flags)
 
+    @property
+    def reached(self) -> bool:
+        """Whether somebody has taken the last connection."""
+        return "TCP" in self.marks
+
     def begin(self) -> None:
         """Forget the last connection."""
         self.marks, self.tls = {}, None

@@ -17,23 +17,33 @@ from sqlalchemy import Engine, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import sessionmaker
 
+from sqla_poolguard._cli.doctor.libpq import KNOWN, translated
 from sqla_poolguard._cli.doctor.trouble import DoctorError, hushed, said, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from sqlalchemy import URL
 
-__all__ = ["Target", "find", "read_url"]
+    from sqla_poolguard._cli.doctor.libpq import Parameters
+
+__all__ = ["Target", "find"]
 
 _WANTED: Final = "name what to examine: an address such as postgresql://user@host/database, or a name in a module such as myapp.database:engine"
 _SCHEMES: Final = frozenset({"postgresql", "postgres"})
-_NUMBERS: Final = {"pool_size": 0, "max_overflow": -1, "pool_timeout": 0, "pool_recycle": -1}
-"""The least that each may be; likewise below."""
+_POOL: Final = ("pool_size", "max_overflow", "pool_timeout", "pool_recycle")
 _SWITCHES: Final = ("pool_pre_ping", "pool_use_lifo")
-_ARGUMENTS: Final = {"statement_cache_size": 0, "prepared_statement_cache_size": 0, "command_timeout": 0}
-_WHOLE: Final = frozenset({"pool_size", "max_overflow", "statement_cache_size", "prepared_statement_cache_size"})
-_MOST: Final = 1_000_000
+_ARGUMENTS: Final = ("statement_cache_size", "prepared_statement_cache_size", "command_timeout", "application_name")
+_NUMBERS: Final = {
+    "pool_size": ("a whole number, 0 or more", 0),
+    "max_overflow": ("a whole number, -1 or more", -1),
+    "pool_timeout": ("a number, 0 or more", 0),
+    "pool_recycle": ("a whole number, -1 or more", -1),
+    "statement_cache_size": ("a whole number, 0 or more", 0),
+    "prepared_statement_cache_size": ("a whole number, 0 or more", 0),
+    "command_timeout": ("a number above 0", 1e-9),
+}
+"""What each may be, and the least of it."""
 _TRUE: Final = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
@@ -51,8 +61,10 @@ class Target:
     """FastAPI applications that the module has made."""
     assumed: bool = False
     """Whether nobody said how the engine is set up."""
-    url: URL | None = None
+    elsewhere: Engine | None = None
     """Where to connect to instead of where the engine does."""
+    unsaid: tuple[str, ...] = ()
+    """What of the address was left out, a sentence each."""
     file: str | None = None
     """Of the module, as seen from here."""
 
@@ -73,7 +85,8 @@ def find(name: str, dsn: str | None, options: Mapping[str, str]) -> Target:
         if dsn is not None:
             msg = "--dsn is for an engine of a module; the address that was given is one already"
             raise DoctorError(msg)
-        return Target(source="the DSN", engine=_engine_of(read_url(name), options), assumed=not options)
+        own, unsaid = _engine_of(name, options)
+        return Target(source="the DSN", engine=own, assumed=not options, unsaid=unsaid)
     if options:
         msg = "--option is for an address; an engine of a module has its own options"
         raise DoctorError(msg)
@@ -101,19 +114,22 @@ def find(name: str, dsn: str | None, options: Mapping[str, str]) -> Target:
     elif engine.dialect.name != "postgresql":
         msg = f"{name} is an engine for {engine.dialect.name}; the doctor knows PostgreSQL only"
         raise DoctorError(msg)
-    others = tuple(one for one in postgres if one is not engine)
-    url = None if dsn is None else read_url(dsn)
+    others = tuple(_with_pools_of_their_own(postgres, engine))
+    elsewhere, unsaid = (None, ()) if dsn is None else _engine_of(dsn, {})
     file = getattr(imported, "__file__", None)
-    return Target(source=name, engine=engine, others=others, apps=tuple(apps), url=url, file=file and shown(file))
+    return Target(
+        source=name,
+        engine=engine,
+        others=others,
+        apps=tuple(apps),
+        elsewhere=elsewhere,
+        unsaid=unsaid,
+        file=file and shown(file),
+    )
 
 
-def read_url(address: str) -> URL:
-    """
-    Read an address for SQLAlchemy and asyncpg.
-
-    Raises:
-        DoctorError: it is none.
-    """
+def _read(address: str) -> tuple[URL, Parameters]:
+    """Read an address for SQLAlchemy and asyncpg, and its parameters."""
     try:
         url = make_url(address)
     except (sqlalchemy.exc.ArgumentError, ValueError):
@@ -122,42 +138,48 @@ def read_url(address: str) -> URL:
     if url.drivername.partition("+")[0] not in _SCHEMES:
         msg = f"the doctor knows PostgreSQL only; the address begins with {url.drivername!r}"
         raise DoctorError(msg)
-    query = dict(url.query)
-    if "sslmode" in query:  # libpq's word; asyncpg has its own
-        query["ssl"] = query.pop("sslmode")
-    return url.set(drivername="postgresql+asyncpg", query=query)
+    parameters = translated(url.query)
+    if parameters.unknown:
+        names = " and ".join(map(repr, parameters.unknown))
+        msg = f"the address has {names}, which no connection takes; libpq's parameters that are known are {', '.join(KNOWN)}"
+        raise DoctorError(msg)
+    return url.set(drivername="postgresql+asyncpg", query=parameters.query), parameters
 
 
-def _engine_of(url: URL, options: Mapping[str, str]) -> Engine:
-    """Make an engine as the options say; it never connects."""
+def _engine_of(address: str, options: Mapping[str, str]) -> tuple[Engine, tuple[str, ...]]:
+    """Make an engine of an address, as the options say; it never connects. And say what of the address it leaves out."""
+    url, parameters = _read(address)
     given: dict[str, Any] = {}
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, Any] = dict(parameters.arguments)
     for name, value in options.items():
-        if name in _NUMBERS:
-            given[name] = _number(name, value, _NUMBERS[name])
+        if name in _POOL:
+            given[name] = _number(name, value)
         elif name in _SWITCHES:
             given[name] = _switch(name, value)
         elif name == "application_name":
-            arguments.setdefault("server_settings", {})[name] = value
+            arguments["server_settings"] = {**arguments.get("server_settings", {}), name: value}
         elif name in _ARGUMENTS:
-            arguments[name] = _number(name, value, _ARGUMENTS[name])
+            arguments[name] = _number(name, value)
         else:
-            msg = f"--option {name}={value}: allowed are {', '.join((*_NUMBERS, *_SWITCHES, *_ARGUMENTS, 'application_name'))}"
+            msg = f"--option {name}={value}: allowed are {', '.join((*_POOL, *_SWITCHES, *_ARGUMENTS))}"
             raise DoctorError(msg)
     try:
-        return create_async_engine(url, connect_args=arguments, **given).sync_engine
+        engine = create_async_engine(url, connect_args=arguments, **given).sync_engine
     except (sqlalchemy.exc.SQLAlchemyError, ValueError, TypeError, ImportError) as error:
         raise DoctorError(f"no engine can be made of these options: {said(error, _secrets(url))}") from None  # noqa: EM102
+    left_out = f"what {', '.join(parameters.left_out)} in the address would do: it is for libpq; the doctor connects with asyncpg"
+    return engine, (left_out,) if parameters.left_out else ()
 
 
-def _number(name: str, value: str, least: int) -> float:
+def _number(name: str, value: str) -> float:
+    """Read a number, whole where it counts something."""
     try:
         number = float(value)
     except ValueError:
         number = math.nan
-    if not least <= number <= _MOST or (name in _WHOLE and not number.is_integer()):
-        kind = "a whole number" if name in _WHOLE else "a number"
-        msg = f"--option {name}={value}: allowed is {kind} from {least} to {_MOST:,}"
+    allowed, least = _NUMBERS[name]
+    if not least <= number < math.inf or (allowed.startswith("a whole") and not number.is_integer()):
+        msg = f"--option {name}={value}: allowed is {allowed}"
         raise DoctorError(msg)
     return int(number) if number.is_integer() else number
 
@@ -171,7 +193,7 @@ def _switch(name: str, value: str) -> bool:
 
 
 def _secrets(url: URL) -> list[str]:
-    return [str(url.password)] if url.password else []
+    return [str(password) for password in (url.password, url.query.get("password")) if password]
 
 
 def _imported(module: str) -> Any:
@@ -229,6 +251,15 @@ def _engine_in(found: Any) -> Engine | None:
         bind = factory.kw.get("bind")
         return None if bind is None else _engine_in(bind)
     return None
+
+
+def _with_pools_of_their_own(engines: list[Engine], asked: Engine | None) -> Iterator[Engine]:
+    """Leave out what leads to a pool that was given already: `engine.execution_options()` makes an engine that shares it."""
+    seen = [] if asked is None else [asked.pool]
+    for one in engines:
+        if not any(one.pool is pool for pool in seen):
+            seen.append(one.pool)
+            yield one
 
 
 def _is_application(found: Any) -> bool:

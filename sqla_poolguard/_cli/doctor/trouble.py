@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["DoctorError", "hushed", "said", "shown"]
 
 _CREDENTIALS: Final = re.compile(r"//[^/@:\s'\"]*:[^\s'\"]*@")
-_PASSWORD: Final = re.compile(r"(?i)\b(password|passwd|pwd)(\s*[=:]\s*)('[^']*'|\"[^\"]*\"|[^\s&,;'\"]+)")
+_PASSWORD: Final = re.compile(r"(?i)\b((?:ssl)?password|passwd|pwd)(\s*[=:]\s*)('[^']*'|\"[^\"]*\"|[^\s&,;'\"]+)")
 
 
 class DoctorError(Exception):

@@ -79,8 +79,10 @@ RULES: Final = (
         title="A stream holds a connection for as long as its client reads",
         severity=Severity.WARNING,
         looks="A FastAPI route that answers with StreamingResponse, FileResponse or server-sent events, or as a generator, has a dependency "
-        "that yields a session and ends with the request. Not where the endpoint commits, rolls back, closes or releases it, or "
-        'where the dependency has scope="function".',
+        "that yields a session (by its annotation, or by its source) and ends with the request. Not where the endpoint's source shows that it "
+        'commits, rolls back, closes or releases that session before, and asks nothing afterwards; nor where the dependency has scope="function". '
+        "A connection is given back by close() alone. Helpers are read as well, two or three calls deep. What cannot be seen: sessions that "
+        "are no dependency, objects that the endpoint makes of a session, attributes that load when they are read.",
         why="The dependency ends when the last piece has been sent: a client that reads slowly holds a connection, idle in transaction; as "
         "many as the pool has, and the application stands still.",
         fix='Depends(get_session, scope="function") ends the session before the response is sent; or end the transaction before the stream '

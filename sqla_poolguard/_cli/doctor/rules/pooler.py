@@ -5,17 +5,19 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+from sqla_poolguard._cli.doctor.capacity import capacity
 from sqla_poolguard._cli.doctor.evidence import Naming
 from sqla_poolguard._cli.doctor.finding import Severity
-from sqla_poolguard._cli.doctor.rules.rule import Hit, Rule, asyncpg_engines, milliseconds, plural
+from sqla_poolguard._cli.doctor.rules.rule import Hit, Rule, asyncpg_engines, milliseconds, place, plural
 from sqla_poolguard._cli.doctor.rules.server import counted, demand
 from sqla_poolguard._cli.doctor.sights import Mode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from sqla_poolguard._cli.doctor.capacity import Capacity
     from sqla_poolguard._cli.doctor.evidence import Evidence, Settings
-    from sqla_poolguard._cli.doctor.sights import Console, Pooler
+    from sqla_poolguard._cli.doctor.sights import Pooler
 
 __all__ = ["RULES", "hazard"]
 
@@ -58,9 +60,10 @@ def _pooled(evidence: Evidence) -> Iterator[Hit]:
     pooler = evidence.pooler
     if pooler is None:
         return
-    by = f"; {pooler.mode} mode: {pooler.mode_proof}" if pooler.mode is not Mode.UNKNOWN else "; its mode could not be told"
+    known = f"{pooler.mode} mode" if pooler.mode is not Mode.UNKNOWN else "its mode could not be told"
+    by = f"; {known}: {pooler.mode_proof}" if pooler.mode_proof else f"; {known}"
     version = f"; PgBouncer {pooler.console.version}" if pooler.console else ""
-    yield Hit(_place(evidence), f"{pooler.proof}{by}{version}")
+    yield Hit(place(evidence), f"{pooler.proof}{by}{version}")
 
 
 def _keeps_apart(pooler: Pooler) -> bool:
@@ -113,14 +116,20 @@ def _limits_of_pooler(evidence: Evidence) -> Iterator[Hit]:
         return
     limits = evidence.server.limits if evidence.server else None
     if limits is not None:
-        wanted, how = _server_connections(console)
+        database = evidence.settings[0].address.rpartition("/")[2] if evidence.settings else ""
+        can = capacity(console, database)
         usable = limits.room.slots
-        if wanted > usable:
-            yield Hit("PgBouncer", f"{how} = {wanted} server connections; the server has {usable} for role {_role(evidence)}")
+        if can.connections > usable:
+            yield Hit(
+                "PgBouncer",
+                f"{_pools(can)} = {can.connections} server connections; the server has {usable} for role {_role(evidence)}",
+            )
     clients = demand(evidence) if evidence.settings and evidence.settings[0].bounded else None
     if clients is not None and clients > console.max_client_conn:
         seen = f"{counted(evidence)} = {clients} clients; max_client_conn is {console.max_client_conn}"
         yield Hit(evidence.settings[0].source, seen)
+    if evidence.trouble is not None:  # another rule's matter; the doctor was one of those that wait
+        return
     for pool in console.pools:
         if pool.waiting and pool.longest_wait >= _LONG_WAIT:
             which = f"{pool.database}/{pool.user}"
@@ -128,26 +137,16 @@ def _limits_of_pooler(evidence: Evidence) -> Iterator[Hit]:
             yield Hit("PgBouncer", seen, Severity.WARNING)
 
 
-def _server_connections(console: Console) -> tuple[int, str]:
-    """Count the server connections that PgBouncer can open for the pools that it has now; each pair of user and database has a pool."""
-    total, reserve = 0, console.reserve_pool_size
-    by_database: dict[str, int] = {}
-    for pool in console.pools:
-        size = console.pool_sizes.get(pool.database, console.default_pool_size) + reserve
-        by_database[pool.database] = by_database.get(pool.database, 0) + size
-    for taken in by_database.values():
-        total += min(taken, console.max_db_connections) if console.max_db_connections else taken
-    extra = f" + reserve_pool_size {reserve}" if reserve else ""
-    sizes = sorted({console.pool_sizes.get(pool.database, console.default_pool_size) for pool in console.pools})
-    return total, f"{plural(len(console.pools), 'pool')} of {' or '.join(map(str, sizes)) or console.default_pool_size}{extra}"
+def _pools(can: Capacity) -> str:
+    """Write how it was counted."""
+    sizes = " or ".join(map(str, can.sizes))
+    reserve = f" + reserve_pool_size {' or '.join(map(str, can.reserves))}" if can.reserves else ""
+    bounded = f", bounded by {' and '.join(can.bounded)}" if can.bounded else ""
+    return f"{plural(can.pools, 'pool')} of {sizes}{reserve}{bounded}"
 
 
 def _role(evidence: Evidence) -> str:
     return evidence.server.role if evidence.server else ""
-
-
-def _place(evidence: Evidence) -> str:
-    return evidence.settings[0].address if evidence.settings else "the server"
 
 
 RULES: Final = (
@@ -199,8 +198,9 @@ RULES: Final = (
         title="The pooler's limits do not fit",
         severity=Severity.ERROR,
         looks="PgBouncer's console (psycopg, and a role among its admin_users or stats_users): server connections of all its pools "
-        "(default_pool_size is for each pair of user and database, reserve_pool_size comes on top) against the server's slots; clients at "
-        "peak against max_client_conn. A warning while clients wait for a second or more.",
+        "to this server (pool_size is for each pair of user and database, reserve_pool_size comes on top, max_db_connections and "
+        "max_user_connections bound them, each also where a database or a user has its own) against the server's slots; clients at peak "
+        "against max_client_conn. A warning while clients wait for a second or more.",
         why="Either clients are refused (max_client_conn), or PgBouncer is (53300), at the worst moment. reserve_pool_size is no reserve for "
         "administrators: it is for clients that have waited.",
         fix="max_db_connections bounds what PgBouncer opens for a database, over all users; max_client_conn costs little memory. More than "

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sqla_poolguard._cli.doctor.evidence import Evidence, Settings
     from sqla_poolguard._cli.doctor.finding import Severity
 
-__all__ = ["Hit", "Rule", "asyncpg_engines", "engines", "milliseconds", "plural"]
+__all__ = ["Hit", "Rule", "asyncpg_engines", "engines", "milliseconds", "place", "plural"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,11 @@ def engines(evidence: Evidence) -> Iterator[Settings]:
 def asyncpg_engines(evidence: Evidence) -> Iterator[Settings]:
     """Give the engines on asyncpg whose arguments are known."""
     return (settings for settings in evidence.settings if settings.driver == "asyncpg" and settings.arguments_known)
+
+
+def place(evidence: Evidence) -> str:
+    """Give what a finding about the server applies to."""
+    return evidence.settings[0].address if evidence.settings else "the server"
 
 
 def milliseconds(seconds: float) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from sqla_poolguard._budget import Bound, Others, shown_size
 from sqla_poolguard._cli.doctor.finding import Severity
-from sqla_poolguard._cli.doctor.rules.rule import Hit, Rule, engines, plural
+from sqla_poolguard._cli.doctor.rules.rule import Hit, Rule, engines, place, plural
 from sqla_poolguard._cli.doctor.sights import TroubleKind
 
 if TYPE_CHECKING:
@@ -24,11 +24,13 @@ _SHOWN: Final = 4
 _NEEDED: Final = ("idle_in_transaction_session_timeout", "statement_timeout")
 _FIXES: Final = {
     TroubleKind.REFUSED: "Is the server running, and is this its address? Nobody listens there.",
-    TroubleKind.SILENT: "The address is right or a firewall would not be silent: look at the network between, and whether the server hangs "
-    "(disk full, out of memory, stopped).",
+    TroubleKind.SILENT: "Look at the network between (a firewall that drops what it does not let pass is silent), whether the server hangs "
+    "(disk full, out of memory, stopped), and, where a pooler answers there, whether its pool is exhausted (SHOW POOLS).",
     TroubleKind.FULL: "Free slots: end what is idle in transaction (pg_terminate_backend), and compare pool sizes x processes with "
     "max_connections (poolguard size). A superuser still gets in.",
     TroubleKind.POOLER_FULL: "Look at PgBouncer's SHOW POOLS: clients that wait, and for how long; compare max_client_conn with pool sizes x processes.",
+    TroubleKind.EXHAUSTED: "Look at PgBouncer's SHOW POOLS and SHOW SERVERS, and at pg_stat_activity behind it: end what is idle in transaction; "
+    "shorten holds; a larger pool_size only where the server has idle cores. sv_login that stays above 0 is a server that does not let it in.",
     TroubleKind.DENIED: "Check role, password, database and pg_hba.conf.",
     TroubleKind.UNKNOWN_HOST: "Check the host's name; it cannot be looked up from here.",
 }
@@ -119,7 +121,7 @@ def _usable(evidence: Evidence) -> Iterator[Hit]:
     limits = evidence.server.limits
     if limits.room.slots < limits.max_connections:
         yield Hit(
-            _place(evidence),
+            place(evidence),
             f"role {evidence.server.role} can have {limits.room.slots} connections ({_bound(limits, limits.room.bound)})",
         )
 
@@ -134,9 +136,9 @@ def _in_use(evidence: Evidence) -> Iterator[Hit]:
     more = f", and {len(server.activity) - _SHOWN} more kinds" if len(server.activity) > _SHOWN else ""
     seen = f"{taken} of {open_to_us} slots are taken: {groups}{more}"
     if taken >= _CROWDED * open_to_us:
-        yield Hit(_place(evidence), seen, Severity.WARNING)
+        yield Hit(place(evidence), seen, Severity.WARNING)
     elif (taken if others is None else others) >= _MUCH * open_to_us:
-        yield Hit(_place(evidence), seen)
+        yield Hit(place(evidence), seen)
 
 
 def _group(group: Activity) -> str:
@@ -149,7 +151,7 @@ def _idle_in_transaction(evidence: Evidence) -> Iterator[Hit]:
     found = evidence.server.idle_in_transaction
     worst = ", ".join(f"{one.application or 'no name'} (pid {one.pid}) for {one.seconds:.0f} s" for one in found[:_SHOWN])
     more = f", and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-    yield Hit(_place(evidence), f"{plural(len(found), 'session')}: {worst}{more}")
+    yield Hit(place(evidence), f"{plural(len(found), 'session')}: {worst}{more}")
 
 
 def _no_timeouts(evidence: Evidence) -> Iterator[Hit]:
@@ -163,7 +165,7 @@ def _no_timeouts(evidence: Evidence) -> Iterator[Hit]:
         off = [name for name in off if name != "statement_timeout"]
     if off:
         needed = [name for name in off if name in _NEEDED]
-        yield Hit(_place(evidence), f"off for this role: {', '.join(off)}", None if needed else Severity.INFO)
+        yield Hit(place(evidence), f"off for this role: {', '.join(off)}", None if needed else Severity.INFO)
 
 
 def _no_connection(evidence: Evidence) -> Iterator[Hit]:
@@ -171,18 +173,14 @@ def _no_connection(evidence: Evidence) -> Iterator[Hit]:
     if trouble is None:
         return
     fix = _FIXES.get(trouble.kind)
-    yield Hit(_place(evidence), f"{trouble.kind}: {trouble.said}", fix=fix)
+    yield Hit(place(evidence), f"{trouble.kind}: {trouble.said}", fix=fix)
 
 
 def _superuser(evidence: Evidence) -> Iterator[Hit]:
     server = evidence.server
     if server is None or server.limits is None or not server.limits.is_superuser:
         return
-    yield Hit(_place(evidence), f"role {server.role} is a superuser")
-
-
-def _place(evidence: Evidence) -> str:
-    return evidence.settings[0].address if evidence.settings else "the server"
+    yield Hit(place(evidence), f"role {server.role} is a superuser")
 
 
 RULES: Final = (
@@ -245,7 +243,8 @@ RULES: Final = (
         code="PG024",
         title="There is no connection to be had",
         severity=Severity.ERROR,
-        looks="The doctor's own connection was refused, not answered within 2 s, or the server or the pooler is full. "
+        looks="The doctor's own connection was refused, not answered within 2 s, or the server or the pooler is full. After 0.8 s of "
+        "silence PgBouncer's console is asked: if that answers, it is the pool that is exhausted (or the server behind it that hangs). "
         "What the settings tell is reported all the same.",
         why="What happened to the doctor happens to the application when it connects.",
         fix="Check the address, and what the server said; then connect with psql from the same machine.",
