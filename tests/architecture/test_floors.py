@@ -140,6 +140,7 @@ FLOORS = {
     "_testing.following": DOORS,
     "_testing.guarding": DOORS,
     "_testing.forbidding": DOORS,
+    "_testing.importing": DOORS,
     "_testing.judgement": DOORS,
     "_testing.keeping": DOORS,
     "_testing.late": DOORS,
