@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
     from sqla_poolguard._testing.stays import Owner, Stay
 
-__all__ = ["is_runner", "living_tasks", "mark_left_over", "quiesce", "tasks_till_now", "until_back"]
+__all__ = ["NOT_AT_ALL", "is_runner", "living_tasks", "mark_left_over", "quiesce", "tasks_till_now", "until_back"]
 
+NOT_AT_ALL: Final = -1.0
+"""Seconds to `quiesce` in which no loop has a single turn."""
 _REGISTERS: Final = ("_scheduled_tasks", "_eager_tasks", "_all_tasks")
 """Where asyncio keeps all tasks; which of them there are depends on the version of Python."""
 _RUNNERS: Final = frozenset({"TestRunner._run_tests_and_fixtures"})
@@ -118,6 +120,8 @@ def quiesce(stays: Iterable[Stay], seconds: float) -> None:
         stays: what is out.
         seconds: how long, at most, for each event loop.
     """
+    if seconds < 0:
+        return
     by_loop: dict[AbstractEventLoop, list[Stay]] = {}
     for stay in stays:
         if stay.loop is not None:
