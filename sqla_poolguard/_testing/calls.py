@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import re
 import sys
@@ -12,7 +13,7 @@ from sqla_poolguard._testing.replacing import is_mock
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["OUTER", "USUAL", "expand", "modules_of", "read_calls", "target_of"]
+__all__ = ["OUTER", "USUAL", "expand", "modules_of", "package_of", "read_calls", "target_of"]
 
 _VERBS: Final = ("delete", "get", "head", "options", "patch", "post", "put", "request")
 _CREATE: Final = {
@@ -81,6 +82,19 @@ def expand(calls: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for call in calls for name in (USUAL if call == "usual" else (call,))))
 
 
+@functools.cache
+def _parts(call: str) -> tuple[str, tuple[str, ...], str]:
+    module, _, path = call.partition(":")
+    *outer, name = path.split(".")
+    return module, tuple(outer), name
+
+
+@functools.cache
+def package_of(call: str) -> str:
+    """Name the top-level package of a call, or of a module."""
+    return call.partition(":")[0].partition(".")[0]
+
+
 def modules_of(calls: Iterable[str]) -> frozenset[str]:
     """Name the modules that have them."""
     return frozenset(call.partition(":")[0] for call in calls)
@@ -93,20 +107,20 @@ def target_of(call: str) -> tuple[Any, str] | None:
     Raises:
         ValueError: there is no such module, or it has no such function. Of those that are usual, versions differ: then None.
     """
-    module, _, path = call.partition(":")
+    module, outer, name = _parts(call)
     owner: Any = sys.modules.get(module)
     if owner is None:
-        package = module.partition(".")[0]
+        package = package_of(call)
         if call not in _KNOWN and package not in sys.modules and importlib.util.find_spec(package) is None:
             msg = f"poolguard_forbidden_calls: {call!r} is not allowed: there is no module {package!r}; allowed: usual, or module:name"
             raise ValueError(msg)
         return None
-    *outer, name = path.split(".")
     for part in outer:
         owner = getattr(owner, part, None)
     if owner is None or not (is_mock(owner) or hasattr(owner, name)):  # to ask a mock is to make one more
         if call in _KNOWN:
             return None
+        path = ".".join((*outer, name))
         msg = f"poolguard_forbidden_calls: {call!r} is not allowed: module {module!r} has no {path!r}"
         raise ValueError(msg)
     return owner, name

@@ -20,7 +20,7 @@ from sqla_poolguard._facts import Site, shorten
 from sqla_poolguard._holds import declared_in
 from sqla_poolguard._sight import joined_deeply
 from sqla_poolguard._testing import guarding, replacing
-from sqla_poolguard._testing.calls import OUTER, USUAL, expand, modules_of, target_of
+from sqla_poolguard._testing.calls import OUTER, USUAL, expand, modules_of, package_of, target_of
 from sqla_poolguard._testing.guarding import check_guardable, guarded, is_instance, put, take
 from sqla_poolguard._testing.importing import when_imported
 from sqla_poolguard._testing.replacing import (
@@ -152,20 +152,19 @@ class ForbiddenCalls:
         if is_mock(owner):
             self._owners.append((mock_behind(owner), name, call))
             return
-        own = vars(owner)
         inner = _found(owner, name)
+        if call in OUTER and _is_of(inner, call):
+            return
         if is_mock(inner):
             known = mock_behind(inner)
             self._mocks[id(known)] = known, call
-            return
-        if call in OUTER and _is_of(inner, call):
             return
         check_guardable(call, owner, name)
         known, guard = self._guards.get((id(owner), name), (None, None))
         if known is not inner and not (is_instance(owner) and known == inner):
             guard = guarded(inner, partial(self._look_at, call, owner), lambda: self._is_on)
             self._guards[id(owner), name] = inner, guard
-        self._placed.append((owner, name, name in own))
+        self._placed.append((owner, name, name in vars(owner)))
         put(owner, name, guard)
 
     def _step_aside(self) -> None:
@@ -190,7 +189,7 @@ class ForbiddenCalls:
     def _look_at(self, call: str, owner: Any, arguments: tuple[Any, ...]) -> Callable[[], None]:
         """Look who calls, and give the check, for the task in which the function will run."""
         client = owner if is_instance(owner) else arguments[0] if arguments else None
-        return partial(self._check, call, _calling_line(_package(call)), client, arguments)
+        return partial(self._check, call, _calling_line(package_of(call)), client, arguments)
 
     def _check(self, call: str, at: Site | None, client: Any, arguments: tuple[Any, ...]) -> None:
         """Raise if the running task has an idle connection, and has no excuse; `at` is the line that calls, None if that is a library's."""
@@ -221,7 +220,7 @@ class ForbiddenCalls:
         if self._last is None:
             return False
         known, line, earlier = self._last
-        return known is stay and line == at and earlier != call and _package(earlier) == _package(call)
+        return known is stay and line == at and earlier != call and package_of(earlier) == package_of(call)
 
 
 def _found(owner: Any, name: str) -> Any:
@@ -231,13 +230,9 @@ def _found(owner: Any, name: str) -> Any:
     return vars(owner)[name] if name in vars(owner) else inspect.getattr_static(owner, name)
 
 
-def _package(call: str) -> str:
-    return call.partition(":")[0].partition(".")[0]
-
-
 def _is_of(function: Any, call: str) -> bool:
     """Tell whether a function is the library's own, and nothing that somebody has put there."""
-    return isinstance(function, FunctionType) and _package(str(function.__globals__.get("__name__", ""))) == _package(call)
+    return isinstance(function, FunctionType) and package_of(str(function.__globals__.get("__name__"))) == package_of(call)
 
 
 def _has(stay: Stay, task: Task[Any]) -> bool:
