@@ -65,6 +65,10 @@ _FIELDS = {"poolguard": "mode"}
 _MARKER = "poolguard(allow_hold='…', max_await=0.1, expect_leak=True): why this test may hold connections; for how many seconds it may await something else meanwhile; that it must leak one"
 
 
+_HAS_UNIONS = pytest.version_tuple >= (9, 2)
+"""Whether an option's value may be a number as well as a string, in the native table `[tool.pytest]`."""
+
+
 class Desk:
     """What the plugin keeps of one run of pytest; there may be runs inside of runs."""
 
@@ -125,10 +129,12 @@ def poolguard() -> Iterator[ConnectionWatch]:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Offer the options, on the command line and in the ini file."""
     group = parser.getgroup("poolguard", "connections of GuardedPool (sqla-poolguard)")
-    for option, (metavar, what, default, _) in _OPTIONS.items():
+    for option, (metavar, what, default, read) in _OPTIONS.items():
         told = f"{what}; default: {default or 'none'}"
         if isinstance(default, list):
             parser.addini(option, told, type="linelist", default=default)
+        elif _HAS_UNIONS and read is not read_mode:
+            parser.addini(option, told, type=str | int | float, default=default)
         else:
             parser.addini(option, told, default=default)
         group.addoption(f"--{option.replace('_', '-')}", metavar=metavar, default=None, help=told)
@@ -205,6 +211,7 @@ def _begin(config: pytest.Config) -> None:
     if _DESK in config.stash:
         return
     desk = config.stash[_DESK] = Desk(_policy(config))
+    _verify_switches(config, desk.policy)
     if desk.policy.mode == "off":
         return
     if config.known_args_namespace.poolguard_all:
@@ -228,6 +235,15 @@ def _begin(config: pytest.Config) -> None:
     config.add_cleanup(lambda: _arrival.forget(stand_by))
 
 
+def _verify_switches(config: pytest.Config, policy: Policy) -> None:
+    given = config.known_args_namespace
+    useless = [name for name in ("all", "ledger") if getattr(given, f"poolguard_{name}")]
+    if policy.mode == "off" and useless:
+        off = "--poolguard=off" if given.poolguard is not None else "poolguard = off"
+        msg = f"--poolguard-{useless[0]} is not allowed together with {off}, with which nobody looks: leave one of them out"
+        raise pytest.UsageError(msg)
+
+
 def _policy(config: pytest.Config) -> Policy:
     values: dict[str, Any] = {}
     for option, (*_, read) in _OPTIONS.items():
@@ -235,6 +251,9 @@ def _policy(config: pytest.Config) -> Policy:
         named = f"--{option.replace('_', '-')}" if given is not None else option
         try:
             value = read(named, given if given is not None else config.getini(option))
+        except TypeError as error:  # pytest 9.0 and 9.1, of the native table
+            msg = f"{error}; with this pytest, write it in quotes there"
+            raise pytest.UsageError(msg) from None
         except ValueError as error:
             raise pytest.UsageError(str(error)) from None
         if option == "poolguard_quiesce":

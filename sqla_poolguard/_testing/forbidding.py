@@ -9,6 +9,7 @@ from asyncio import current_task
 from contextvars import copy_context
 from functools import partial
 from threading import get_ident
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final
 from unittest import mock
 
@@ -19,9 +20,17 @@ from sqla_poolguard._facts import Site, shorten
 from sqla_poolguard._holds import declared_in
 from sqla_poolguard._sight import joined_deeply
 from sqla_poolguard._testing import guarding, replacing
-from sqla_poolguard._testing.calls import expand, target_of
+from sqla_poolguard._testing.calls import OUTER, USUAL, expand, modules_of, package_of, target_of
 from sqla_poolguard._testing.guarding import check_guardable, guarded, is_instance, put, take
-from sqla_poolguard._testing.replacing import is_function_of, is_mock, mock_behind, when_mocks_are_called, while_replacing
+from sqla_poolguard._testing.importing import when_imported
+from sqla_poolguard._testing.replacing import (
+    ANSWERING,
+    is_function_of,
+    is_mock,
+    mock_behind,
+    when_mocks_are_called,
+    while_replacing,
+)
 
 if TYPE_CHECKING:
     from asyncio import Task
@@ -42,6 +51,8 @@ _DRIVERS: Final = frozenset({"asyncpg", "psycopg", "aiosqlite", "aiomysql", "asy
 """Packages whose calls are the database's affair."""
 _RUNNERS: Final = frozenset({"asyncio", "anyio"})
 """Packages that run tasks: nobody further out has called."""
+_SLEEPS: Final = frozenset({"asyncio:sleep", "anyio:sleep"})
+"""Calls that only let others have a turn, if it is for 0 seconds."""
 _IN_PROCESS: Final = frozenset({"ASGITransport", "WSGITransport", "_TestClientTransport"})
 """Transports of HTTP clients that call an application in this process."""
 
@@ -63,10 +74,12 @@ class ForbiddenCalls:
             tell: is told of a call: the connection, the line, and what was called; says whether to raise.
         """
         self._calls = expand(calls)
-        self._unverified = dict.fromkeys(self._calls)
+        self._unverified = dict.fromkeys(call for call in self._calls if call not in USUAL)  # of those, versions differ
         self._held = held
         self._tell = tell
         self._is_on = False
+        self._is_aside = False
+        """Whether somebody replaces something at this moment."""
         self._thread: int | None = None
         """The thread that runs the tests."""
         self._modules = 0
@@ -79,6 +92,8 @@ class ForbiddenCalls:
         """Mocks of these functions, and what they stand for."""
         self._owners: list[tuple[Any, str, str]] = []
         """Mocks of classes and objects that have such functions, the function's name, and what it stands for."""
+        self._last: tuple[Stay, Site, str] | None = None
+        """The call that was told last."""
         self._ends: list[Callable[[], None]] = []
 
     def verify(self) -> None:
@@ -99,11 +114,15 @@ class ForbiddenCalls:
         if self._calls:
             self._is_on, self._thread = True, get_ident()
             self._stand()
-            self._ends = [while_replacing(self._step_aside, self._stand), when_mocks_are_called(self._look)]
+            self._ends = [
+                while_replacing(self._step_aside, self._stand),
+                when_mocks_are_called(self._look),
+                when_imported(modules_of(self._calls), self.look_again),
+            ]
 
     def look_again(self) -> None:
-        """Stand before the functions of modules that were imported since; a checkout in another thread must not come between a replacement."""
-        if self._is_on and len(sys.modules) != self._modules and get_ident() == self._thread:
+        """Stand before the functions of modules that were imported since; nothing must come between a replacement, which may import, too."""
+        if self._is_on and not self._is_aside and len(sys.modules) != self._modules and get_ident() == self._thread:
             self._step_aside()
             self._stand()
 
@@ -114,11 +133,11 @@ class ForbiddenCalls:
         while self._ends:
             self._ends.pop()()
         self._step_aside()
-        self._is_on = False
+        self._is_on, self._last = False, None
         self._guards.clear()
 
     def _stand(self) -> None:
-        self._modules = len(sys.modules)
+        self._is_aside, self._modules = False, len(sys.modules)
         for call in self._calls:
             try:
                 self._stand_before(call)
@@ -133,8 +152,9 @@ class ForbiddenCalls:
         if is_mock(owner):
             self._owners.append((mock_behind(owner), name, call))
             return
-        own = vars(owner)
-        inner = getattr(owner, name) if is_instance(owner) else inspect.getattr_static(owner, name)
+        inner = _found(owner, name)
+        if call in OUTER and _is_of(inner, call):
+            return
         if is_mock(inner):
             known = mock_behind(inner)
             self._mocks[id(known)] = known, call
@@ -144,10 +164,11 @@ class ForbiddenCalls:
         if known is not inner and not (is_instance(owner) and known == inner):
             guard = guarded(inner, partial(self._look_at, call, owner), lambda: self._is_on)
             self._guards[id(owner), name] = inner, guard
-        self._placed.append((owner, name, name in own))
+        self._placed.append((owner, name, name in vars(owner)))
         put(owner, name, guard)
 
     def _step_aside(self) -> None:
+        self._is_aside = True
         for owner, name, was_own in self._placed:
             inner, guard = self._guards[id(owner), name]
             if vars(owner).get(name) is guard:  # else somebody has assigned something himself
@@ -168,12 +189,12 @@ class ForbiddenCalls:
     def _look_at(self, call: str, owner: Any, arguments: tuple[Any, ...]) -> Callable[[], None]:
         """Look who calls, and give the check, for the task in which the function will run."""
         client = owner if is_instance(owner) else arguments[0] if arguments else None
-        return partial(self._check, call, _calling_line(call.partition(":")[0].partition(".")[0]), client, arguments)
+        return partial(self._check, call, _calling_line(package_of(call)), client, arguments)
 
     def _check(self, call: str, at: Site | None, client: Any, arguments: tuple[Any, ...]) -> None:
         """Raise if the running task has an idle connection, and has no excuse; `at` is the line that calls, None if that is a library's."""
         __tracebackhide__ = True
-        if at is None or (call == "asyncio:sleep" and arguments and arguments[0] == 0):
+        if at is None or (call in _SLEEPS and arguments and arguments[0] == 0):
             return
         if _calls_in_process(client):
             return
@@ -184,14 +205,34 @@ class ForbiddenCalls:
         if task is None or declared_in(copy_context()) is not None:
             return
         stay = next((stay for stay in self._held() if _has(stay, task)), None)
-        if stay is None:
+        if stay is None or self._is_part(stay, at, call):
             return
+        self._last = stay, at, call
         if self._tell(stay, at, call):
             msg = (
                 f"{call} called at {shorten(at.file)}:{at.line} while a connection is held: "
                 f"pool {stay.pool!r}, checked out at {stay.site}"
             )
             raise ForbiddenCallError(msg)
+
+    def _is_part(self, stay: Stay, at: Site, call: str) -> bool:
+        """Tell whether a call is what a library does for one that was told already, as `stream` sends when its block is entered."""
+        if self._last is None:
+            return False
+        known, line, earlier = self._last
+        return known is stay and line == at and earlier != call and package_of(earlier) == package_of(call)
+
+
+def _found(owner: Any, name: str) -> Any:
+    """Get what stands there, unbound if it is of a class."""
+    if is_instance(owner):
+        return getattr(owner, name)
+    return vars(owner)[name] if name in vars(owner) else inspect.getattr_static(owner, name)
+
+
+def _is_of(function: Any, call: str) -> bool:
+    """Tell whether a function is the library's own, and nothing that somebody has put there."""
+    return isinstance(function, FunctionType) and package_of(str(function.__globals__.get("__name__"))) == package_of(call)
 
 
 def _has(stay: Stay, task: Task[Any]) -> bool:
@@ -225,6 +266,8 @@ def _calling_line(own: str) -> Site | None:
     """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename in _BETWEEN:
+        if frame.f_code in ANSWERING:
+            return None
         frame = frame.f_back
     library: FrameType | None = None
     while frame is not None:
@@ -232,6 +275,8 @@ def _calling_line(own: str) -> Site | None:
         package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
         if is_application(file):
             return _site_of(frame)
+        if frame.f_code in ANSWERING:
+            return None
         if file not in _OF_MOCKS:
             if is_internal(file) or package in _DRIVERS:
                 return None

@@ -14,6 +14,7 @@ from sqla_poolguard._reach import keepers
 from sqla_poolguard._sight import declared, option_of
 from sqla_poolguard._testing.faults import FaultKind, fault_of
 from sqla_poolguard._testing.keeping import is_made_by, keeper_of
+from sqla_poolguard._testing.mains import is_main
 from sqla_poolguard._testing.tasks import is_runner, let_ask, quiesce
 
 if TYPE_CHECKING:
@@ -145,13 +146,13 @@ def _out(owner: Owner) -> list[Stay]:
 
 def _is_in_background(stay: Stay, earlier: Collection[Task[Any]]) -> bool:
     holder = stay.holder if stay.is_out and not stay.is_told else None
-    return holder is not None and holder not in earlier and not is_runner(holder)
+    return holder is not None and holder not in earlier and not is_main(holder)
 
 
 def _is_suspect(stay: Stay) -> bool:
     holder = stay.holder
     is_open = stay.is_out and not stay.is_told and stay.suspicion is None and not stay.owner.has_ended
-    return is_open and (holder is None or not is_runner(holder))
+    return is_open and (holder is None or not is_main(holder))
 
 
 def _is_declared(stay: Stay, policy: Policy) -> bool:
@@ -188,7 +189,7 @@ def accuse(stay: Stay) -> Fault:
 
 def _fault_of_rest(stay: Stay) -> Fault:
     holder = stay.holder
-    if holder is not None and holder is not this_task() and not is_runner(holder) and not holder.get_loop().is_closed():
+    if holder is not None and holder is not this_task() and not is_main(holder) and not holder.get_loop().is_closed():
         return _held_by_task(stay)
     is_over = stay.task is not None and holder is None
     return fault_of(FaultKind.ORPHANED if is_over else FaultKind.LEFT_OUT, stay)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -11,14 +12,16 @@ import pytest
 
 from sqla_poolguard._facts import Ending
 from sqla_poolguard._testing.ending import when_loops_end
-from sqla_poolguard._testing.faults import LEAKS, FaultKind, describe, fault_of, put_down_to
+from sqla_poolguard._testing.faults import LEAKS, FaultKind, fault_of, put_down_to
 from sqla_poolguard._testing.following import follow
 from sqla_poolguard._testing.forbidding import ForbiddenCalls
+from sqla_poolguard._testing.items import forget, policy_of, tell
 from sqla_poolguard._testing.judgement import is_worth_keeping, judge_end, nested, suspect_rest, suspect_tasks
-from sqla_poolguard._testing.late import PROPERTY, TITLE, tell_earlier_tests
+from sqla_poolguard._testing.late import tell_earlier_tests
 from sqla_poolguard._testing.left_over import tasks_till_now
-from sqla_poolguard._testing.policy import PoolguardWarning
+from sqla_poolguard._testing.mains import note_interrupted
 from sqla_poolguard._testing.stays import Owner
+from sqla_poolguard._testing.tasks import NOT_AT_ALL
 from sqla_poolguard._testing.wide import WideFixtures
 from sqla_poolguard._testing.witness import Witness
 
@@ -90,7 +93,7 @@ class Proctor:
         if item is not None:
             self._begin(item, self.owner)
             with contextlib.suppress(ValueError):  # the next test with this marker will tell
-                self._apply_marker(item)
+                self.policy = policy_of(item, self._base)
         self.fixtures.take_over(item, done, begun)
 
     def leave(self) -> None:
@@ -109,7 +112,7 @@ class Proctor:
         finally:
             self._judge_late(item.session)
         try:
-            self._apply_marker(item)
+            self.policy = policy_of(item, self._base)
             self._verify_calls(item.session)
         except ValueError as error:
             raise pytest.fail.Exception(str(error), pytrace=False) from None
@@ -141,7 +144,8 @@ class Proctor:
                 result = yield
             finally:
                 self._forbidden.leave()
-        except (Exception, pytest.fail.Exception, pytest.skip.Exception):
+        except (Exception, pytest.fail.Exception, pytest.skip.Exception) as error:
+            self._note_interrupted(error)
             self._suspect(item, earlier)
             raise
         self._suspect(item, earlier)
@@ -191,11 +195,12 @@ class Proctor:
         self._faults, self._has_leaked, self._limit = [], False, ""
         self.policy = self._base
         self.witness.left_over.pass_threads()
+        forget(item)
 
-    def _apply_marker(self, item: pytest.Item) -> None:
-        marker = item.get_closest_marker("poolguard")
-        if marker is not None:
-            self.policy = self._base.with_marker(marker.args, marker.kwargs)
+    def _note_interrupted(self, error: BaseException | None) -> None:
+        """Let no loop run on for the tasks of a test whose own code would go on with it."""
+        if note_interrupted(error):
+            self.policy = self.policy._replace(quiesce=NOT_AT_ALL)
 
     def _suspect(self, item: pytest.Item, earlier: Collection[Task[Any]]) -> None:
         if self._item is item:
@@ -204,6 +209,7 @@ class Proctor:
             self._in_time(self.policy, partial(suspect_tasks, self.owner, earlier=earlier))
 
     def _loop_ends(self, loop: AbstractEventLoop) -> None:
+        self._note_interrupted(sys.exception())
         self._in_time(self.policy, partial(suspect_rest, self.witness.now_out(), loop))
 
     def _in_time(self, policy: Policy, judge: Callable[[Policy], _Judged]) -> _Judged:
@@ -212,7 +218,7 @@ class Proctor:
             return judge(policy)
         except pytest.fail.Exception as limit:
             self._limit = f"\n    the time that its tasks have to end was cut short: {limit}"
-            return judge(policy._replace(quiesce=0.0))
+            return judge(policy._replace(quiesce=min(policy.quiesce, 0.0)))
 
     def _end(self, item: pytest.Item) -> None:
         owner = self.owner
@@ -291,11 +297,4 @@ class Proctor:
             return
         for fault in faults:
             self._tally.add(fault, owner.name)
-            item.user_properties.append((PROPERTY, fault.headline))
-        text = describe(faults) + self._limit
-        if owner.has_failed:
-            item.add_report_section(when, TITLE, f"This test failed by itself, and left this:\n{text}")
-        elif self.policy.mode == "warn":
-            item.warn(PoolguardWarning(text))
-        else:
-            pytest.fail(f"{TITLE}: {text}", pytrace=False)
+        tell(item, when, faults, self.policy, self._limit, has_failed=owner.has_failed)

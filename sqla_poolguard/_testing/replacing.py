@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from unittest import mock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-__all__ = ["is_function_of", "is_mock", "mock_behind", "when_mocks_are_called", "while_replacing"]
+__all__ = ["ANSWERING", "is_function_of", "is_mock", "mock_behind", "when_mocks_are_called", "while_replacing"]
 
 _INSTANCE: Final = frozenset({"()", "__enter__", "__aenter__"})
 """By what one comes from a class's mock to that of its instance, as mocks name it."""
@@ -68,12 +69,17 @@ def when_mocks_are_called(look: Callable[[Any, tuple[Any, ...]], Callable[[], No
                 return inner(self, *args, **kwargs)
             if isinstance(self, mock.AsyncMock):
                 return _later(act, inner(self, *args, **kwargs))
-            act()
-            return inner(self, *args, **kwargs)
+            return _now(act, partial(inner, self, *args, **kwargs))
 
         return call
 
     return _wrap([(mock.CallableMixin, "_mock_call")], around)
+
+
+def _now(act: Callable[[], None], answer: Callable[[], Any]) -> Any:
+    __tracebackhide__ = True
+    act()
+    return answer()
 
 
 async def _later(act: Callable[[], None], answer: Coroutine[Any, Any, Any]) -> Any:
@@ -84,6 +90,10 @@ async def _later(act: Callable[[], None], answer: Coroutine[Any, Any, Any]) -> A
         answer.close()
         raise
     return await answer
+
+
+ANSWERING: Final = frozenset({_now.__code__, _later.__code__})
+"""In these a mock answers for which something was done."""
 
 
 def _wrap(doors: list[tuple[type[Any], str]], around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Callable[[], None]:

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
     from sqla_poolguard._testing.stays import Stay
 
-__all__ = ["is_runner", "let_ask", "living_tasks", "quiesce", "unfinished_tasks", "until_back"]
+__all__ = ["NOT_AT_ALL", "is_runner", "let_ask", "living_tasks", "quiesce", "unfinished_tasks", "until_back"]
 
+NOT_AT_ALL: Final = -1.0
+"""Seconds to `quiesce` in which no loop has a single turn."""
 _REGISTERS: Final = ("_scheduled_tasks", "_eager_tasks", "_all_tasks")
 """Where asyncio keeps all tasks; which of them there are depends on the version of Python."""
 _RUNNERS: Final = frozenset({"TestRunner._run_tests_and_fixtures"})
@@ -67,6 +69,8 @@ def quiesce(stays: Iterable[Stay], seconds: float) -> None:
         stays: what is out.
         seconds: how long, at most, for each event loop.
     """
+    if seconds < 0:
+        return
     by_loop: dict[AbstractEventLoop, list[Stay]] = {}
     for stay in stays:
         if stay.loop is not None:
@@ -88,7 +92,7 @@ def let_ask(earlier: Collection[Task[Any]], seconds: float) -> None:
         earlier: tasks that are not meant.
         seconds: how long, at most, for each event loop.
     """
-    if _get_running_loop() is not None:
+    if seconds < 0 or _get_running_loop() is not None:
         return
     for loop in {task.get_loop() for task in living_tasks() if task not in earlier}:
         if not loop.is_running() and _is_anybody_asking():

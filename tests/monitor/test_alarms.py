@@ -156,7 +156,7 @@ def test_few_slots_are_told_until_there_are_more():
 @pytest.mark.parametrize(("bound", "words"), [(Bound.ROLE, " of the role's limit"), (Bound.DATABASE, " of the database's limit")])
 def test_few_slots_name_the_limit(bound, words):
     """Which is not always the server's."""
-    (alarm,), _ = Alarms(Settings()).judge(seen(1), (), Slots(2, 20, bound))
+    (alarm,), _ = Alarms(Settings()).judge(seen(1), (), Slots(2, 20, bound), now=0.0, stood_still=lambda _: 0.0)
     assert alarm.text == f"2 of 20 slots{words} are free; this pool has 1"
 
 

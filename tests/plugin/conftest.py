@@ -53,6 +53,8 @@ class Outcome:
         """Test to all that was told of its failures."""
         self.sections = {}
         """Test to what was told of its connections beside its failure."""
+        self.properties = {}
+        """Test to the properties of its last report that are ours."""
         self.text = ""
         """All that was told of failures."""
         self.warnings = []
@@ -65,6 +67,7 @@ class Outcome:
         if report.outcome == "rerun":
             self.results.pop(name, None)
             return
+        self.properties[name] = [value for key, value in report.user_properties if key == "poolguard"]
         self.text += report.longreprtext
         self.told[name] = self.told.get(name, "") + report.longreprtext
         result = "error" if report.failed and report.when != "call" else report.outcome
@@ -72,6 +75,7 @@ class Outcome:
             self.results[name] = result
         if report.failed and "sqla-poolguard:" in report.longreprtext:
             self.blamed[name] = self.blamed.get(name, "") + report.longreprtext
+        self.sections.pop(name, None)
         for title, content in report.sections:
             if "sqla-poolguard" in title:
                 self.sections[name] = content

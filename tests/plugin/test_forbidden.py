@@ -331,6 +331,25 @@ def test_warn_does_not_raise(suite):
     assert (name, text.partition(":")[0], "times" in text) == ("test_it", "connection held in a forbidden call", False)
 
 
+def test_a_call_is_told_once(suite):
+    """With `poolguard = warn` nothing stops a call: what the library does for it, behind a mock or not, is none of its own."""
+    lines = {
+        "spied": "with unittest.mock.patch('httpx.get', wraps=httpx.get), contextlib.suppress(Exception): httpx.get('http://127.0.0.1:9')",
+        "spied_sleep": "with unittest.mock.patch('asyncio.sleep', wraps=asyncio.sleep): await asyncio.sleep(0.001)",
+        "spied_time": "with unittest.mock.patch('time.sleep', wraps=time.sleep): time.sleep(0.001)",
+        "stream": "async with client.stream('GET', '/'): pass",
+        "requests": "with contextlib.suppress(requests.RequestException): requests.Session().get('http://127.0.0.1:9')",
+        "anyio": "await anyio.sleep(0.001)",
+        "replaced": "monkeypatch.setattr(httpx, 'get', lambda url: None)\nhttpx.get('http://pay/')",
+    }
+    source = "\n    import requests\n" + "".join(a_test(name, body) for name, body in lines.items())
+    run = suite(MODULES + source, poolguard="warn", poolguard_forbidden_calls="usual")
+    assert set(run.results.values()) == {"passed"}, run.text
+    told = {name: text.count("which awaits") for name, text in run.warnings}
+    assert told == {f"test_{name}": 1 for name in lines}, run.warnings
+    assert "times" not in "".join(text for _, text in run.warnings)
+
+
 LIBRARIES = {
     "aiohttp": "async with aiohttp.ClientSession() as session:\n    await session.get(NOBODY)  # HERE",
     "requests": "requests.get(NOBODY)  # HERE",
@@ -340,6 +359,52 @@ LIBRARIES = {
     "openai_sync": "openai.OpenAI(**KEY).chat.completions.create(model='x', messages=[])  # HERE",
     "pytest_mock": "mocker.patch('requests.get', wraps=requests.get)\nrequests.get(NOBODY)  # HERE",
 }
+
+
+MOCKED = {
+    **{
+        f"httpx_{verb}": f"with patch('httpx.{verb}'): httpx.{verb}('http://x/')  # HERE" for verb in ("get", "request", "stream")
+    },
+    **{
+        f"async_{verb}": f"with patch('httpx.AsyncClient.{verb}'): await client.{verb}('/')  # HERE"
+        for verb in ("head", "options", "put")
+    },
+    "gathered": "await asyncio.gather(client.head('/'))  # HERE",
+    "httpx_client": "with patch('httpx.Client.head'): httpx.Client().head('http://x/')  # HERE",
+    "httpx_replaced": "monkeypatch.setattr(httpx, 'post', lambda url: None)\nhttpx.post('http://x/')  # HERE",
+    "requests_get": "with patch('requests.get'): requests.get('http://x/')  # HERE",
+    "requests_post": "with patch('requests.Session.post'): requests.Session().post('http://x/')  # HERE",
+    "requests_session": "with patch('requests.Session'): requests.Session().delete('http://x/')  # HERE",
+    "aiohttp_get": "async with aiohttp.ClientSession() as session:\n    with patch('aiohttp.ClientSession.get'):\n        async with session.get('http://x/'): pass  # HERE",
+    "aiohttp_class": "with patch('aiohttp.ClientSession'):\n    async with aiohttp.ClientSession() as session: await session.put('http://x/')  # HERE",
+    "aiohttp_request": "with patch('aiohttp.request'):\n    async with aiohttp.request('GET', 'http://x/'): pass  # HERE",
+    "openai_responses": "with patch('openai.resources.responses.AsyncResponses.create'): await openai.AsyncOpenAI(api_key='x').responses.create()  # HERE",
+    "openai_sync": "with patch('openai.resources.embeddings.Embeddings.create'): openai.OpenAI(api_key='x').embeddings.create()  # HERE",
+    "anyio": "await anyio.sleep(0.001)  # HERE",
+    "anyio_mocked": "with patch('anyio.sleep'): await anyio.sleep(1)  # HERE",
+}
+
+
+def test_mocks_of_what_is_usual(suite):
+    """A mock of any public function of the libraries is seen, and nothing stands before one that calls another of them at once."""
+    source = """
+    import aiohttp, openai, requests
+    from unittest.mock import patch
+    """
+    source += "".join(a_test(name, body) for name, body in MOCKED.items())
+    source += """
+    async def test_as_before(engine):
+        assert not hasattr(httpx.get, "__wrapped__") and not hasattr(requests.Session.get, "__wrapped__")
+        await anyio.sleep(0)
+        async with engine.connect():
+            await anyio.sleep(0)
+    """
+    run = suite(MODULES + source, poolguard_forbidden_calls="usual")
+    assert {name for name, result in run.results.items() if result != "failed"} == {"test_as_before"}, run.text
+    for name in MOCKED:
+        told = run.told[f"test_{name}"]
+        assert "while a connection is held: pool " in told, told
+        assert "# HERE" in told, told
 
 
 def test_libraries_that_are_known(suite, pytester):

@@ -103,6 +103,66 @@ def test_module_that_is_imported_late(suite, pytester):
     assert run.results == {"test_late": "failed"}, run.text
 
 
+def test_module_that_is_imported_while_a_connection_is_held(suite, pytester):
+    """Its functions are watched from then on, be it imported by name, by a library or by `patch`; it sees nobody but its own loader."""
+    folder = pytester.path / "shop"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    (folder / "llm.py").write_text(
+        "LOADER = type(__loader__).__name__, type(__spec__.loader).__name__\n\ndef ask():\n    return LOADER\n"
+    )
+    (pytester.path / "prices.py").write_text("async def ask():\n    return 1\n")
+    (pytester.path / "wrong.py").write_text("raise ZeroDivisionError\n")
+    source = """
+    import unittest.mock
+
+    async def test_late(engine):
+        async with engine.connect():
+            from shop import llm
+            llm.ask()  # HERE
+
+    async def test_loader(engine):
+        del sys.modules["shop.llm"]
+        from importlib import util
+        assert util.find_spec("shop.llm").loader.get_filename().endswith("llm.py")
+        from shop import llm
+        assert llm.ask() == ("SourceFileLoader", "SourceFileLoader")
+
+    async def test_patched(engine):
+        async with engine.connect():
+            with unittest.mock.patch("prices.ask"):
+                pass
+            import prices
+            await prices.ask()  # HERE
+
+    @pytest.fixture
+    def over():
+        import prices
+        assert prices.ask.__code__.co_filename == prices.__file__
+        assert "sqla_poolguard" not in str(sys.meta_path)
+
+    def test_after(over):
+        pass
+
+    async def test_wrong(engine):
+        with pytest.raises(ZeroDivisionError):
+            import wrong
+        with pytest.raises(ModuleNotFoundError):
+            import shop.nothing
+    """
+    calls = "\n    shop.llm:ask\n    prices:ask\n    wrong:ask\n    shop.nothing:ask"
+    before = sys.meta_path.copy()
+    run = suite(source, poolguard_forbidden_calls=calls, pythonpath=".")
+    assert sys.meta_path == before
+    results = dict.fromkeys(("test_late", "test_patched"), "failed") | dict.fromkeys(
+        ("test_loader", "test_after", "test_wrong"), "passed"
+    )
+    assert run.results == results, run.text
+    for name in ("test_late", "test_patched"):
+        assert "while a connection is held" in run.told[name]
+        assert "# HERE" in run.told[name]
+
+
 def test_library_that_calls(suite, pytester):
     """A call that a library makes for the application is told of the application's line; one that it makes in a task of its own, of its own."""
     site = pytester.path / "lib" / "site-packages"

@@ -85,6 +85,93 @@ def test_a_test_that_pytest_timeout_ends(suite, untraced):
     assert run.blamed == {}
 
 
+LIMITED = """
+    gone_on = []
+
+    async def work(engine):
+        async with engine.connect() as connection:
+            await connection.execute(SELECT)
+            await asyncio.sleep(1)
+            frame = sys._getframe()
+            while frame is not None:  # the next test of a wide loop may run it on, we must not
+                if frame.f_code.co_name == "quiesce":
+                    gone_on.append(1)
+                frame = frame.f_back
+
+    @pytest.mark.timeout(0.5)
+    async def test_own(engine):
+        await work(engine)
+
+    def test_own_has_stopped():
+        assert not gone_on
+
+    @pytest.mark.timeout(0.5)
+    async def test_beside(engine):
+        KEPT.append(asyncio.create_task(slowly(engine, 60)))
+        await work(engine)
+
+    @pytest.mark.timeout(0.5)
+    def test_runs_itself(engine):
+        asyncio.run(work(engine))
+
+    def test_have_stopped():
+        assert not gone_on
+"""
+
+
+@pytest.mark.parametrize("scope", ["function", "module"])
+def test_a_test_that_pytest_timeout_ends_does_not_go_on(suite, untraced, scope):
+    """Its own code is run no further, and is no background task; one that it has begun is, and is told beside its failure."""
+    run = suite(
+        LIMITED,
+        "-o",
+        "timeout_method=signal",
+        poolguard_quiesce="2",
+        asyncio_default_fixture_loop_scope=scope,
+        asyncio_default_test_loop_scope=scope,
+    )
+    failed = {name for name, result in run.results.items() if result == "failed"}
+    assert failed == {"test_own", "test_beside", "test_runs_itself"}, run.text
+    assert {result for name, result in run.results.items() if name not in failed} == {"passed"}, run.text
+    assert run.blamed == {}
+    told = {name: text.count("held by a background task") for name, text in run.sections.items()}
+    assert {name for name, count in told.items() if count} == {"test_beside"}, run.sections
+    assert told["test_beside"] == 1
+
+
+def test_a_test_that_is_run_again_forgets(suite):
+    """What the first run was told is not in the reports of the second; what others have noted of the test is."""
+    run = suite(
+        """
+    async def test_it(engine, request):
+        request.node.user_properties.append(("run", len(KEPT)))
+        request.node.add_report_section("call", "mine", "x")
+        if not KEPT:
+            KEPT.append(await engine.connect())
+            raise ValueError
+
+    async def test_leaks(engine):
+        if len(KEPT) < 2:
+            KEPT.append(await engine.connect())
+
+    async def test_always(engine):
+        KEPT.append(await engine.connect())
+    """,
+        "--reruns=1",
+        "--junitxml=report.xml",
+        conftest="""
+    def pytest_runtest_logreport(report):
+        if report.nodeid.endswith("test_it") and report.when == "teardown" and report.passed:
+            assert [title for title, _ in report.sections if "mine" in title]
+            assert ("run", 0) in report.user_properties
+    """,
+    )
+    assert {name: result for name, result in run.results.items() if result != "passed"} == {"test_always": "error"}, run.text
+    assert run.sections == {}
+    assert {name for name, found in run.properties.items() if found} == {"test_always"}
+    assert len(run.properties["test_always"]) == 1
+
+
 def test_a_test_that_is_run_again(suite):
     """Each run is judged by itself: the second, which is right, passes."""
     run = suite(

@@ -36,6 +36,45 @@ def test_a_leak_that_is_expected_and_does_not_come(suite):
     assert "expect_leak=True, but every connection came back; remove it from the marker" in run.text
 
 
+def test_markers_are_merged(suite):
+    """Of each argument the nearest marker holds: the function's, the class's, the module's."""
+    run = suite(
+        """
+    pytestmark = pytest.mark.poolguard(allow_hold="the module says so", max_await=0.01)
+
+    @pytest.mark.poolguard(expect_leak=True)
+    class TestClass:
+        @pytest.mark.poolguard(max_await=5)
+        async def test_allowed(self, engine):
+            await slowly(engine, 0.1)
+            await engine.connect()
+
+        @pytest.mark.poolguard(expect_leak=False)
+        async def test_lost(self, engine):
+            await engine.connect()
+
+        @pytest.mark.poolguard(max_await=5)
+        def test_policy(self, request):
+            proctor = request.config.pluginmanager.get_plugin("poolguard-proctor")
+            assert (proctor.policy.max_foreign_await, proctor.policy.expect_leak) == (5, True)
+            assert proctor.policy.allow_hold == "the module says so"
+            asyncio.run(new_engine().connect().__aenter__())
+
+    @pytest.mark.poolguard(max_wait=1)
+    def test_wrong():
+        pass
+
+    async def test_module(engine):
+        KEPT.append(await engine.connect())
+    """
+    )
+    assert {name: result for name, result in run.results.items() if result != "passed"} == dict.fromkeys(
+        ("test_lost", "test_wrong"), "error"
+    ), run.text
+    assert set(run.blamed) == {"test_lost"}
+    assert "pytest.mark.poolguard(max_wait=…) is unknown; allowed: allow_hold, " in run.told["test_wrong"]
+
+
 @pytest.mark.parametrize(
     ("mark", "message"),
     [
@@ -74,6 +113,70 @@ def test_a_wrong_option_is_an_error(pytester, option, value, allowed, where):
     assert done.ret == pytest.ExitCode.USAGE_ERROR
     named = option if where == "ini" else flag
     done.stderr.fnmatch_lines([f"ERROR: {named}: '{value}' is not allowed; allowed: {allowed}"])
+
+
+NATIVE = """
+[tool.pytest]
+asyncio_default_fixture_loop_scope = "function"
+poolguard = "warn"
+poolguard_forbidden_calls = ["usual"]
+poolguard_max_foreign_await = "none"
+poolguard_max_hold = 0.5
+poolguard_max_nesting = 2
+poolguard_quiesce = 0
+"""
+
+
+def test_native_table(pytester):
+    """From pytest 9.2 on a number may be one in `[tool.pytest]`; those before want quotes, and 8 does not read it."""
+    pytester.makepyprojecttoml(NATIVE)
+    pytester.makepyfile(
+        """
+        import pytest
+
+        def test_it(pytestconfig):
+            from sqla_poolguard import pytest_plugin
+            policy = pytestconfig.stash[pytest_plugin._DESK].policy
+            told = policy.mode, policy.forbidden_calls, policy.max_foreign_await, policy.max_hold, policy.max_nesting, policy.quiesce
+            is_read = pytest.version_tuple >= (9, 2)
+            assert told == (("warn", ("usual",), None, 0.5, 2, 0) if is_read else ("strict", (), None, None, None, 1))
+        """
+    )
+    done = pytester.runpytest_inprocess()
+    if (9, 0) <= pytest.version_tuple < (9, 2):
+        assert done.ret == pytest.ExitCode.USAGE_ERROR
+        done.stderr.fnmatch_lines(["ERROR: *'poolguard_* expects a string, got *; with this pytest, write it in quotes there"])
+    else:
+        assert done.ret == 0
+
+
+@pytest.mark.parametrize("value", ["true", "-1", "1.5", "[2]", "'many'"])
+def test_a_wrong_native_value(pytester, value):
+    """It is an error before any test, which names the option and the value."""
+    pytester.makepyprojecttoml(f"[tool.pytest]\npoolguard_max_nesting = {value}\n")
+    pytester.makepyfile("def test_it(): pass")
+    done = pytester.runpytest_inprocess()
+    if pytest.version_tuple < (9, 0):
+        assert done.ret == 0
+        return
+    assert done.ret == pytest.ExitCode.USAGE_ERROR
+    assert "poolguard_max_nesting" in done.stderr.str()
+    assert value.strip("[]'").capitalize() in done.stderr.str() or value.strip("[]'") in done.stderr.str()
+
+
+@pytest.mark.parametrize("switch", ["--poolguard-all", "--poolguard-ledger"])
+@pytest.mark.parametrize("where", ["ini", "command line"])
+def test_off_and_a_switch(pytester, switch, where):
+    """With `off` a switch would silently do nothing: it is an error that names both."""
+    pytester.makepyfile("def test_it(): pass")
+    if where == "ini":
+        pytester.makeini("[pytest]\npoolguard = off\n")
+    done = pytester.runpytest_inprocess(switch, *(["--poolguard=off"] if where == "command line" else []))
+    assert done.ret == pytest.ExitCode.USAGE_ERROR
+    off = "poolguard = off" if where == "ini" else "--poolguard=off"
+    done.stderr.fnmatch_lines(
+        [f"ERROR: {switch} is not allowed together with {off}, with which nobody looks: leave one of them out"]
+    )
 
 
 def test_warn_lets_it_pass(suite):
