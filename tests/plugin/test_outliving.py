@@ -220,7 +220,7 @@ def test_a_clock_that_stands_still_does_not_stop_us(suite):
                 await asyncio.Event().wait()
         KEPT.append(asyncio.create_task(hold()))
         while not snapshot(engine).used:
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0)
     """,
         poolguard_quiesce="0.1",
     )
@@ -240,7 +240,7 @@ def test_who_is_still_asking_at_the_end(suite):
     @pytest.mark.parametrize("job", [keep, lose, lambda engine: slowly(engine, 0)], ids=["keep", "lose", "right"])
     async def test_asks(job):
         KEPT.append(asyncio.create_task(job(FakeDriver(connect="slow", delay=0.1).engine())))
-        await asyncio.sleep(0.001)
+        await asyncio.sleep(0)
 
     def test_next():
         pass
