@@ -96,6 +96,8 @@ class Alarms:
         found = {(alarm.kind, key): alarm for key, alarm in self._found(look)}
         lasts = {key for key in self._lasting if self._lasts(key[0], look, found=key in found)}
         news = [alarm for key, alarm in found.items() if key not in self._lasting]
+        for kind in {alarm.kind for alarm in news} & self._well.keys():
+            self._well[kind].look(now, so=False)  # what was well before it began does not count
         over = [(kind, seen.pool) for kind, key in self._lasting - lasts if key is None]
         self._lasting = found.keys() | lasts
         return news, over

@@ -19,7 +19,7 @@ from sqla_poolguard._testing.tasks import living_tasks, unfinished_tasks
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Handle, Task
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
     from threading import Thread
 
     from sqla_poolguard._testing.stays import Owner
@@ -52,17 +52,19 @@ class LeftOver:
 
     def __init__(self) -> None:
         self._tasks: weakref.WeakKeyDictionary[Task[Any], Owner] = weakref.WeakKeyDictionary()
-        self._loops: weakref.WeakSet[AbstractEventLoop] = weakref.WeakSet()
-        """Event loops that outlive a test."""
+        self._loops: dict[int, weakref.ref[AbstractEventLoop]] = {}
+        """Event loops that may outlive a test, by their ids."""
         self._threads: weakref.WeakKeyDictionary[Thread, Owner | None] = weakref.WeakKeyDictionary()
-        """Threads that there were before the test that runs, and who has left them over; None: what they do, they do for every test."""
-        self._has_threads = False
-        """Whether anybody has."""
+        """Threads, and who has left them over; None: what they do, they do for every test."""
+        self._last: list[Thread] = []
+        """The threads that there were when somebody looked last."""
+        self._has_tasks = self._has_threads = False
+        """Whether anybody has left any."""
 
     def owner_of(self, task: weakref.ref[Task[Any]] | None) -> Owner | None:
         """Tell whose is what is done now; None if it is nothing that was left over. Called for each checkout, where it is made."""
         owner = _lineage.get()
-        if owner is None and self._tasks and task is not None:
+        if owner is None and self._has_tasks and task is not None:
             owner = self._tasks.get(task())  # type: ignore[arg-type] # it runs: it lives
             _lineage.set(owner)  # Python 3.11 does not always tell a task's context from outside
         if owner is None and self._has_threads:
@@ -71,18 +73,14 @@ class LeftOver:
 
     def standing(self) -> Standing:
         """Look at what there is, and that somebody has begun before."""
-        return Standing(tasks_till_now(), weakref.WeakSet(self._timers()))
+        found = unfinished_tasks()
+        return Standing(tasks_till_now(), weakref.WeakSet(self._timers(found)))
 
     def add_loop(self, of: object) -> None:
         """Note an event loop that outlives a test, if a fixture's value is one or runs one."""
         loop = of.get_loop() if isinstance(of, asyncio.Runner) else of
         if isinstance(loop, asyncio.AbstractEventLoop):
-            self._loops.add(loop)
-
-    def pass_threads(self) -> None:
-        """Note that the threads that there are were not begun by the test that begins now."""
-        for thread in threading.enumerate():
-            self._threads.setdefault(thread, None)
+            self._loops[id(loop)] = weakref.ref(loop)
 
     def mark(self, owner: Owner, before: Standing = Standing()) -> None:  # noqa: B008 - a tuple
         """
@@ -92,14 +90,26 @@ class LeftOver:
             owner: who has left these.
             before: what was begun by others.
         """
-        self._mark_tasks(owner, before.tasks)
-        for timer in self._timers():
+        found = unfinished_tasks()
+        if found:
+            self._mark_tasks(owner, before.tasks)
+        for timer in self._timers(found):
             if timer not in before.timers:
-                _mark_timer(timer, owner)
+                with contextlib.suppress(RuntimeError):  # its context is entered
+                    timer._context.run(_lineage.set, owner)
 
-    def mark_threads(self, owner: Owner) -> None:
-        """Note whose are the threads that have begun since `pass_threads`; those of a pool work for others too."""
-        for thread in threading.enumerate():
+    def mark_threads(self, owner: Owner | None) -> None:
+        """
+        Note whose are the threads that have begun since somebody looked last.
+
+        Args:
+            owner: who has left them; None if they work for whichever test runs, as those of a pool do in any case.
+        """
+        threads = threading.enumerate()
+        if threads == self._last:
+            return
+        self._last = threads
+        for thread in threads:
             if thread not in self._threads:
                 works_for = _module(getattr(thread, "_target", None)), _module(type(thread))
                 self._threads[thread] = None if _POOLED.intersection(works_for) else owner
@@ -112,6 +122,7 @@ class LeftOver:
             if task in self._tasks or task in others:
                 continue
             self._tasks[task] = owner
+            self._has_tasks = True
             loop = task.get_loop()
             if loop.is_running():
                 elsewhere.setdefault(loop, []).append(task)
@@ -121,29 +132,30 @@ class LeftOver:
             if loop is not _get_running_loop():
                 _mark_in_thread(loop, theirs, owner)
 
-    def _timers(self) -> list[Handle]:
-        """Give what the loops are going to call, but the steps of tasks; of asyncio's own loops, since others do not tell."""
-        self._loops.update(task.get_loop() for task in unfinished_tasks())
-        found: list[Handle] = []
-        for loop in tuple(self._loops):
-            found += getattr(loop, "_scheduled", ())
-            found += getattr(loop, "_ready", ())
-        return [timer for timer in found if not isinstance(getattr(_callback(timer), "__self__", None), asyncio.Future)]
+    def _timers(self, tasks: Iterable[Task[Any]]) -> list[Any]:
+        """
+        Give what the loops are going to call and is nobody's yet, but the steps of tasks; of asyncio's own loops, since others do not tell.
+
+        Args:
+            tasks: whose loops there are, too.
+        """
+        for task in tasks:
+            self.add_loop(task.get_loop())
+        found: list[Any] = []
+        for key, reference in tuple(self._loops.items()):
+            loop: Any = reference()
+            if loop is None:
+                del self._loops[key]
+                continue
+            for timer in (*getattr(loop, "_scheduled", ()), *getattr(loop, "_ready", ())):
+                context = timer._context
+                if context is not None and not timer._cancelled and context.get(_lineage) is None:
+                    found.append(timer)
+        return [timer for timer in found if not isinstance(getattr(timer._callback, "__self__", None), asyncio.Future)]
 
 
 def _module(value: Any) -> str:
     return str(getattr(value, "__module__", "")).partition(".")[0]
-
-
-def _callback(timer: Any) -> Any:
-    return timer._callback
-
-
-def _mark_timer(timer: Handle, owner: Owner) -> None:
-    context = getattr(timer, "_context", None)
-    if context is not None and context.get(_lineage) is None:
-        with contextlib.suppress(RuntimeError):  # it is entered
-            context.run(_lineage.set, owner)
 
 
 def _mark_task(task: Task[Any], owner: Owner) -> None:

@@ -78,6 +78,7 @@ class Proctor:
     def enter(self) -> None:
         """Go on duty."""
         self.witness.enter()
+        self.witness.left_over.mark_threads(None)
         self._leave_loops = when_loops_end(self._loop_ends)
 
     def take_over(self, session: pytest.Session, done: Iterable[pytest.FixtureDef[Any]], begun: Iterable[Begun]) -> None:
@@ -194,7 +195,6 @@ class Proctor:
         self._item, self.witness.owner, self.witness.fixture = item, owner, None
         self._faults, self._has_leaked, self._limit = [], False, ""
         self.policy = self._base
-        self.witness.left_over.pass_threads()
         forget(item)
 
     def _note_interrupted(self, error: BaseException | None) -> None:

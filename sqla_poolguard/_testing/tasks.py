@@ -50,7 +50,8 @@ def unfinished_tasks() -> list[Task[Any]]:
 
 def living_tasks() -> list[Task[Any]]:
     """Give those that can still do something, but not those in which a framework runs the tests."""
-    return [task for task in unfinished_tasks() if not task.get_loop().is_closed() and not is_runner(task)]
+    found = unfinished_tasks()
+    return [task for task in found if not task.get_loop().is_closed() and not is_runner(task)] if found else found
 
 
 def _listed(register: Iterable[Task[Any]]) -> list[Task[Any]]:
@@ -92,9 +93,10 @@ def let_ask(earlier: Collection[Task[Any]], seconds: float) -> None:
         earlier: tasks that are not meant.
         seconds: how long, at most, for each event loop.
     """
-    if seconds < 0 or _get_running_loop() is not None:
+    own = living_tasks()
+    if not own or seconds < 0 or _get_running_loop() is not None:
         return
-    for loop in {task.get_loop() for task in living_tasks() if task not in earlier}:
+    for loop in {task.get_loop() for task in own if task not in earlier}:
         if not loop.is_running() and _is_anybody_asking():
             _let_run(loop, _until(lambda: not _is_anybody_asking(), seconds))
 

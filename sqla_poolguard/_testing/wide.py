@@ -73,7 +73,7 @@ class WideFixtures:
             setup.owner.sessions = weakref.WeakSet(made)
             self._note_loop(setup.fixture)
             self._witness.left_over.mark(setup.owner, setup.standing)
-            self._witness.left_over.pass_threads()
+            self._witness.left_over.mark_threads(None)
         self._witness.owner, self._witness.fixture = setup.before
 
     def finish(self, fixture: pytest.FixtureDef[Any]) -> None:

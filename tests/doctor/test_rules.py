@@ -127,6 +127,28 @@ def test_one_change_one_finding(code):
     assert len(found) == len(set(found))
 
 
+@pytest.mark.parametrize(
+    ("limits", "seen"),
+    [
+        ({"role_limit": 30}, None),
+        ({"role_limit": 19}, "1 pool of 20 = 20 server connections; role app can have 19"),
+        ({"database_limit": 39}, "2 pools of 20 = 40 server connections; database orders can have 39"),
+        ({"database_limit": 40}, None),
+        ({"max_connections": 59}, "3 pools of 20 = 60 server connections; the server has 59 for role app"),
+    ],
+)
+def test_each_limit_counts_the_pools_of_its_own(limits, seen):
+    """PG019: a role's limit those of that user, a database's those of that database, the server's all."""
+    whose = [("orders", "app"), ("orders", "other"), ("jobs", "third")]
+    pools = tuple(ConsolePool(database=name, user=user, clients=1, waiting=0, longest_wait=0.0) for name, user in whose)
+    databases = {name: ConsoleDatabase(server="db:5432", pool_size=20, reserve=0, most=0) for name in ("orders", "jobs")}
+    evidence = replace(
+        pooler(console=replace(CONSOLE, pools=pools, databases=databases)),
+        server=replace(SERVER, limits=replace(LIMITS, **limits)),
+    )
+    assert [found.evidence for found in apply(evidence) if found.code == "PG019"] == ([seen] if seen else [])
+
+
 @pytest.mark.parametrize("code", CHANGES)
 def test_findings_are_complete(code):
     """What was seen, why it matters, what to do, and where: a sentence each, with numbers where there are some."""

@@ -100,6 +100,23 @@ def test_starvation_is_one_episode_while_waits_go_up_and_down():
     assert watched.look(seen(10, [1.5])) == (STARVED, [])
 
 
+@pytest.mark.parametrize(("bad", "told"), [(seen(10, [1.5]), STARVED), (seen(10), NEAR)], ids=["starved", "near"])
+def test_a_second_episode_lasts_as_long_as_the_first(bad, told):
+    """What was well between two episodes does not end the second one at its first good look."""
+    watched = Watched(**({"near_capacity": None} if told is STARVED else {"starvation": None}))
+    well = seen(2)
+    for _ in range(3):
+        watched.look(bad)
+    assert [watched.look(well) for _ in range(3)][-1] == ([], told)
+    for _ in range(4):
+        watched.look(well)
+    begun = [watched.look(bad)[0] for _ in range(3)]
+    assert begun.count(told) == 1
+    for _ in range(5):
+        assert watched.look(well) == ([], [])
+        assert watched.look(bad) == ([], [])
+
+
 def test_a_wait_for_the_event_loop_is_no_starvation():
     """While the loop stands still everybody waits, and nobody's connection is missing: the holders are not to be blamed."""
     watched = Watched(near_capacity=None)

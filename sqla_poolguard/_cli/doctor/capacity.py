@@ -37,7 +37,7 @@ class Capacity:
     """What leaves them less than the sum of their sizes, as PgBouncer calls it."""
 
 
-def capacity(console: Console, database: str) -> Capacity:
+def capacity(console: Console, database: str, *, only_user: str | None = None, only_database: str | None = None) -> Capacity:
     """
     Count; each pair of database and user is a pool.
 
@@ -47,11 +47,15 @@ def capacity(console: Console, database: str) -> Capacity:
     Args:
         console: what it says.
         database: whose server is meant; pools of other servers are not counted.
+        only_user: whose pools are counted; default: everybody's.
+        only_database: of which database the pools are counted, as PgBouncer calls it; default: of all.
     """
     own = console.databases.get(database)
     sizes: dict[tuple[str, str], int] = {}
     plain, reserves = set(), set()
     for pool in console.pools:
+        if only_user not in {None, pool.user} or only_database not in {None, pool.database}:
+            continue
         its = console.databases.get(pool.database)
         if its is None or (own is not None and its.server != own.server):
             continue

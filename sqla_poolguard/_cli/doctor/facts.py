@@ -30,7 +30,7 @@ def facts(evidence: Evidence) -> Iterator[tuple[str, str]]:
         yield "pooler", _pooler(evidence.pooler)
     if evidence.cost is not None:
         yield "a connect", _connect(evidence.cost)
-        yield "a ping", _ping(evidence.cost)
+        yield "a ping", _ping(evidence.cost, {settings.driver for settings in evidence.settings})
     for app in evidence.apps:
         yield "app", f"FastAPI {app.fastapi}, {plural(app.routes, 'route')}"
 
@@ -59,7 +59,9 @@ def _connect(cost: Cost) -> str:
     return f"{milliseconds(cost.connect)}{tls}: {steps}; then {after}"
 
 
-def _ping(cost: Cost) -> str:
+def _ping(cost: Cost, drivers: set[str]) -> str:
+    if drivers and "asyncpg" not in drivers:  # SQLAlchemy's is an empty statement there, as ours
+        return f"{milliseconds(cost.own_ping)} (one round trip)"
     own = f"GuardedPool's {milliseconds(cost.own_ping)} (one round trip)"
     if cost.stock_ping is None:
         return f"{own}; SQLAlchemy's takes three"

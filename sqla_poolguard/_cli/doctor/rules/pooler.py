@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+from sqla_poolguard._budget import Bound
 from sqla_poolguard._cli.doctor.capacity import capacity
 from sqla_poolguard._cli.doctor.evidence import Naming
 from sqla_poolguard._cli.doctor.finding import Severity
@@ -117,13 +118,17 @@ def _limits_of_pooler(evidence: Evidence) -> Iterator[Hit]:
     limits = evidence.server.limits if evidence.server else None
     if limits is not None:
         database = evidence.settings[0].address.rpartition("/")[2] if evidence.settings else ""
-        can = capacity(console, database)
-        usable = limits.room.slots
-        if can.connections > usable:
-            yield Hit(
-                "PgBouncer",
-                f"{_pools(can)} = {can.connections} server connections; the server has {usable} for role {_role(evidence)}",
-            )
+        role = _role(evidence)
+        for slots, bound in limits.rooms:  # each limit counts its own
+            user = role if bound is Bound.ROLE else None
+            can = capacity(console, database, only_user=user, only_database=database if bound is Bound.DATABASE else None)
+            who = {
+                Bound.SERVER: f"the server has {slots} for role {role}",
+                Bound.ROLE: f"role {role} can have {slots}",
+                Bound.DATABASE: f"database {database} can have {slots}",
+            }
+            if can.connections > slots:
+                yield Hit("PgBouncer", f"{_pools(can)} = {can.connections} server connections; {who[bound]}")
     clients = demand(evidence) if evidence.settings and evidence.settings[0].bounded else None
     if clients is not None and clients > console.max_client_conn:
         seen = f"{counted(evidence)} = {clients} clients; max_client_conn is {console.max_client_conn}"
