@@ -147,11 +147,18 @@ class LeftOver:
             if loop is None:
                 del self._loops[key]
                 continue
-            for timer in (*getattr(loop, "_scheduled", ()), *getattr(loop, "_ready", ())):
-                context = timer._context
-                if context is not None and not timer._cancelled and context.get(_lineage) is None:
-                    found.append(timer)
-        return [timer for timer in found if not isinstance(getattr(timer._callback, "__self__", None), asyncio.Future)]
+            known = (getattr(loop, "_scheduled", ()), getattr(loop, "_ready", ()))
+            found += [
+                timer for timers in known for timer in timers if not timer._cancelled
+            ]  # most are: loops keep those for a while
+        return [timer for timer in found if _is_unmarked(timer)]
+
+
+def _is_unmarked(timer: Any) -> bool:
+    context = timer._context
+    if context is None or context.get(_lineage) is not None:
+        return False
+    return not isinstance(getattr(timer._callback, "__self__", None), asyncio.Future)
 
 
 def _module(value: Any) -> str:

@@ -150,3 +150,5 @@ async def _until(is_done: Callable[[], bool], seconds: float) -> None:
         if turns > _TURNS:
             pause = min(pause + 0.001, _LONGEST_PAUSE)
             sleep_in_thread(pause)  # noqa: ASYNC251 - see above
+    for _ in range(min(turns, _TURNS)):  # whoever has brought a connection may end, too
+        await sleep(0)

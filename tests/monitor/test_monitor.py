@@ -371,8 +371,8 @@ async def test_a_loop_that_stands_still_is_no_starvation(newest, connect, alarms
 
     async with db.connect():  # so that nobody waits for the connect
         pass
-    async with PoolMonitor(db, interval=0.05, starvation=1.0, near_capacity=None):
-        await asyncio.gather(work(1.1), work(0))
+    async with PoolMonitor(db, interval=0.05, starvation=2.0, near_capacity=None):
+        await asyncio.gather(work(2.2), work(0))
     assert alarms("pool_starvation_detected") == []
     await db.dispose()
 

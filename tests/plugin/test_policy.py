@@ -142,7 +142,7 @@ def test_native_table(pytester):
             assert told == (("warn", ("usual",), None, 0.5, 2, 0) if is_read else ("strict", (), None, None, None, 1))
         """
     )
-    done = pytester.runpytest_inprocess()
+    done = pytester.runpytest_inprocess("-o", "asyncio_default_fixture_loop_scope=function")
     if (9, 0) <= pytest.version_tuple < (9, 2):
         assert done.ret == pytest.ExitCode.USAGE_ERROR
         done.stderr.fnmatch_lines(["ERROR: *'poolguard_* expects a string, got *; with this pytest, write it in quotes there"])
@@ -155,7 +155,7 @@ def test_a_wrong_native_value(pytester, value):
     """It is an error before any test, which names the option and the value."""
     pytester.makepyprojecttoml(f"[tool.pytest]\npoolguard_max_nesting = {value}\n")
     pytester.makepyfile("def test_it(): pass")
-    done = pytester.runpytest_inprocess()
+    done = pytester.runpytest_inprocess("-o", "asyncio_default_fixture_loop_scope=function")
     if pytest.version_tuple < (9, 0):
         assert done.ret == 0
         return

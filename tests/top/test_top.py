@@ -112,6 +112,16 @@ def test_what_a_crash_leaves_behind_is_removed(application, top, folder):
     assert list(folder.iterdir()) == []
 
 
+def test_a_process_that_is_about_to_listen_keeps_its_socket(top, folder):
+    """It refuses, as one that has gone does."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as bound:
+        path = folder / f"{os.getpid()}.sock"
+        bound.bind(str(path))
+        assert top("--once").returncode == 2
+        assert path.exists()
+
+
 def test_a_socket_that_somebody_cleans_away_comes_back(application, top, folder):
     """The file alone, or with its folder: it is opened anew, as safe as before; what somebody else puts there stays."""
     path = folder / f"{application('cleaned').pid}.sock"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import stat
 import urllib.error
@@ -83,8 +84,18 @@ def _sockets(folder: Path) -> list[Path]:
         raise TopError(str(error)) from error
 
 
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
+
+
 def _ask(pid: int, path: Path) -> Process | None:
-    """Ask a process; None if it is not there any more: then what it left is removed."""
+    """Ask a process; None if it does not listen; if it is not there any more, what it left is removed."""
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
             asking.settimeout(_PATIENCE)
@@ -93,8 +104,9 @@ def _ask(pid: int, path: Path) -> Process | None:
             while part := asking.recv(65_536):
                 parts.append(part)
     except (ConnectionRefusedError, FileNotFoundError):
-        with suppress(OSError):
-            path.unlink()
+        if not _lives(pid):  # one that is about to listen refuses, too
+            with suppress(OSError):
+                path.unlink()
         return None
     except OSError as error:
         return Process(f"{pid}", trouble="it does not answer" if isinstance(error, TimeoutError) else str(error))
