@@ -13,14 +13,13 @@ def test_a_timer_that_is_left_over_is_not_the_next_tests(suite):
     """What it begins is the test's that has set it, and so is the timer that it sets anew."""
     run = suite(
         """
-    engine = new_engine()
+    engine, timers = new_engine(), []
 
     async def test_begins():
         loop = asyncio.get_running_loop()
         def fire():
             KEPT.append(loop.create_task(slowly(engine, 2)))
-            if len(KEPT) < 20:
-                loop.call_later(0.05, fire)
+            timers[:] = [loop.call_later(0.05, fire)]
         fire()
         await asyncio.sleep(0.01)
 
@@ -32,6 +31,10 @@ def test_a_timer_that_is_left_over_is_not_the_next_tests(suite):
 
     async def test_last():
         await asyncio.sleep(0.12)
+        timers.pop().cancel()
+        for task in KEPT:
+            task.cancel()
+        await asyncio.wait(KEPT)
     """,
         poolguard_quiesce="0.01",
         **ON_ONE_LOOP,
