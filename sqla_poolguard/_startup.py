@@ -64,9 +64,13 @@ def introduce(pool: GuardedPool, connection: object) -> None:
 
 
 def leave_off(pool: GuardedPool) -> None:
-    """Give up a question that is under way, and its connection: the pool is disposed of, and its event loop may end any moment."""
+    """
+    Give up a question that is under way, and its connection: the pool is disposed of, and its event loop may end any moment.
+
+    A driver that can only close politely, in a greenlet of its own, goes on until it is answered.
+    """
     record = _asked.pop(pool, None)
-    if record is not None and record.dbapi_connection is not None:
+    if record is not None and record.dbapi_connection is not None and pool._dialect.has_terminate:
         record.abandon()
 
 
