@@ -53,7 +53,7 @@ class Measured:
         self.attributes = {names.POOL_NAME: name}
         self.idle = {**self.attributes, names.STATE: names.IDLE}
         self.used = {**self.attributes, names.STATE: names.USED}
-        totals = ledger.totals
+        self._counted = totals = ledger.totals
         self._timeouts = self._total(metrics.timeouts, partial(totals.rejected.get, Reason.TIMEOUT))
         self._rejections = {
             reason: self._total(metrics.rejections, partial(totals.rejected.get, reason), names.REASON, reason)
@@ -204,5 +204,6 @@ class Measured:
         self.samples.clear()
         self._early_lock = threading.RLock()
         self._early.clear()
+        self._counted.forget()  # those of a collected engine: nobody else remembers them
         for total in self._totals:
             total.forget()

@@ -18,7 +18,7 @@ from sqla_poolguard._facts import Ending
 from sqla_poolguard._otel import _attributes as describe
 from sqla_poolguard._otel import _names as names
 from sqla_poolguard._otel._quota import Quota
-from sqla_poolguard._otel._spot import here, spot_of
+from sqla_poolguard._otel._spot import here, last_spot, spot_of
 from sqla_poolguard._tracing import Tracing
 from sqla_poolguard.errors import CheckoutError
 
@@ -110,6 +110,10 @@ class PoolSpans(Tracing):
     def spot_of(self, task: Task[Any] | None) -> Spot | None:
         """Tell where in a trace a task is; None if that is not recorded."""
         return self._quietly(spot_of, task)  # type: ignore[no-any-return]
+
+    def last_spot(self, seen: Spot | None, held: float) -> Spot | None:
+        """Tell where in a trace a lease is held that is given back here; None if that is not recorded."""
+        return self._quietly(last_spot, seen, held)  # type: ignore[no-any-return]
 
     def is_open(self, spot: Spot) -> bool:
         """Tell whether the span at a place is still being recorded."""

@@ -130,6 +130,45 @@ def test_child_does_not_report_what_its_parent_does(collected):
     assert lines == ["child 0", "child 2", "parent 3"]
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.parametrize("told", ["before the fork", "after it"])
+def test_child_does_not_count_again_what_a_collected_engine_had(told):
+    """The totals of an engine that is gone are the parent's too, whether they were told before the fork or not."""
+    lines = run(f"""
+    import gc
+    from sqla_poolguard._facts import Reason
+    from sqla_poolguard._finding import LeakKind
+    configure()
+
+    def totals():
+        data = reader.get_metrics_data()
+        names = ("timeouts", "rejections", "leaks", "would_reject", "foreign_await_time")
+        found = dict.fromkeys(names, 0)
+        for metric in [m for s in data.resource_metrics[0].scope_metrics for m in s.metrics] if data else ():
+            name = metric.name.rpartition(".")[2]
+            if name in names:
+                found[name] += sum(point.value for point in metric.data.data_points)
+        return [found[name] for name in names]
+
+    db = engine()
+    counted = db.pool._ledger.totals
+    counted.rejected[Reason.TIMEOUT] = counted.leaks[LeakKind.GARBAGE_COLLECTED] = counted.would_reject = 2
+    counted.foreign_await = 2.0
+    if {told == "before the fork"}:
+        totals()
+    del db, counted
+    gc.collect()
+    if child := os.fork():
+        os.waitpid(child, 0)
+        print("parent", totals(), flush=True)
+    else:
+        print("child", totals(), flush=True)
+        os._exit(0)
+    """)
+    child = [2, 2, 2, 2, 2.0] if told == "before the fork" else [0, 0, 0, 0, 0]  # what the SDK itself has, it keeps in a child
+    assert lines == [f"child {child}", "parent [2, 2, 2, 2, 2.0]"]
+
+
 def test_many_engines_make_one_set_of_instruments():
     """However many engines there are, instruments are made once, and the SDK has nothing to warn of."""
     lines = run("""
