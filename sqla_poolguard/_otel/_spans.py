@@ -265,7 +265,11 @@ class PoolSpans(Tracing):
 
 def _each(spots: Iterable[Spot | None]) -> list[Spot]:
     """Give every span that is recorded, once: one may hold several connections."""
-    return list({(spot.trace_id, spot.span_id): spot for spot in reversed([*spots]) if spot is not None}.values())[::-1]
+    found: dict[tuple[int, int], Spot] = {}
+    for spot in spots:
+        if spot is not None:
+            found.setdefault((spot.context.trace_id, spot.context.span_id), spot)
+    return list(found.values())
 
 
 def _ns(seconds: float) -> int:
