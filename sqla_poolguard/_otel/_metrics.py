@@ -43,8 +43,8 @@ _MOST_LEFT: Final = 64
 _MOST_FULL: Final = 8
 """Full buffers of samples that collected engines may leave, one with the other, for an SDK's next export: some 14 MB. Those beyond are forgotten."""
 
-_AT_ONCE: Final = 256
-"""Samples of collected engines that may be recorded while another is made, if there are too many engines: some 5 ms."""
+_AT_ONCE: Final = 128
+"""Samples of collected engines that may be recorded while another is made, if there are too many engines: some 3 ms."""
 
 _every: Final[weakref.WeakSet[Metrics]] = weakref.WeakSet()
 
