@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["open_books"]
 
 
-def open_books(guard: Guard, creator: Callable[..., Any], dialect: Any, dispatch: Any) -> Reporter:
+def open_books(guard: Guard, creator: Callable[..., Any], dialect: Any) -> Reporter:
     """
     Open the books that all generations of a pool share.
 
@@ -28,10 +28,8 @@ def open_books(guard: Guard, creator: Callable[..., Any], dialect: Any, dispatch
         guard: `name`, `telemetry` with its providers, and `observers`.
         creator: makes a DBAPI connection.
         dialect: SQLAlchemy's; with the creator it tells what the pool is called where the guard does not.
-        dispatch: knows who listens to the pool.
     """
     ledger = Ledger()
-    ledger.listeners = lambda: tuple(dispatch.checkout)
     taken = claim(guard.name or address_of(creator, dialect), ledger)
     if not guard.telemetry:
         return Reporter(taken, ledger, Observers((LogObserver(), *guard.observers)), Tracing())

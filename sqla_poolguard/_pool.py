@@ -6,6 +6,7 @@ import math
 import time
 from asyncio.events import _get_running_loop
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from sqlalchemy.pool import Pool
@@ -123,11 +124,12 @@ class GuardedPool(Resizable):
         self._slots = Slots(pool_size, max_overflow, make_breaker(self._guard, patience), self._clock, use_lifo=use_lifo)
         self._handover = Handover(self._slots)
         if _predecessor is None:
-            reporter = open_books(self._guard, creator, self._dialect, self.dispatch)
+            reporter = open_books(self._guard, creator, self._dialect)
             listen(self)
         else:  # its listeners came with `_dispatch`
             reporter = _predecessor._watch.reporter
         self._ledger, self._observers = reporter.ledger, reporter.observers
+        self._ledger.listeners = partial(_listeners, self.dispatch)  # each generation has its own
         self._ledger.open_pool(self._slots)
         below = type(self).__mro__[: type(self).__mro__.index(GuardedPool)]
         self._who = capture(self._guard.capture, sum("connect" in vars(cls) for cls in below))
@@ -287,6 +289,10 @@ class GuardedPool(Resizable):
             _dispatch=self.dispatch,
             _predecessor=self,
         )
+
+
+def _listeners(dispatch: Any) -> tuple[object, ...]:
+    return tuple(dispatch.checkout)
 
 
 _arrival.arrive(GuardedPool)

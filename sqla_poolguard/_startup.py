@@ -60,7 +60,7 @@ def introduce(pool: GuardedPool, connection: object) -> None:
         return
     if getattr(pool._dialect, "name", None) == "postgresql" and server_pid(driver_of(connection)) is not None:
         _begun[reporter] = weakref.ref(loop)
-        _look_later(loop, weakref.ref(pool), reporter, _FIRST)
+        _look_later(loop, weakref.ref(pool), weakref.ref(reporter), _FIRST)
 
 
 def leave_off(pool: GuardedPool) -> None:
@@ -78,21 +78,24 @@ def _is_over(loop: AbstractEventLoop | None) -> bool:
     return loop is None or loop.is_closed()
 
 
-def _look_later(loop: AbstractEventLoop, pool: weakref.ref[GuardedPool], reporter: Reporter, seconds: float) -> None:
+def _look_later(loop: AbstractEventLoop, pool: weakref.ref[GuardedPool], reporter: weakref.ref[Reporter], seconds: float) -> None:
+    """Look later; an engine that is dropped meanwhile keeps neither its name nor its books for it."""
     loop.call_later(seconds, _look, loop, pool, reporter, min(seconds * 2, _SLOWEST), context=Context())
 
 
-def _look(loop: AbstractEventLoop, reference: weakref.ref[GuardedPool], reporter: Reporter, pause: float) -> None:
+def _look(loop: AbstractEventLoop, reference: weakref.ref[GuardedPool], speaker: weakref.ref[Reporter], pause: float) -> None:
     """Begin to ask if the pool is at rest; else look again later. A pool that was replaced leaves it to the one that came."""
     pool = reference()
     if pool is None or pool._slots.retired:
-        _begun.pop(reporter, None)
+        reporter = speaker()
+        if reporter is not None:
+            _begun.pop(reporter, None)
     elif _is_at_rest(pool, loop):
         task = asyncio.ensure_future(_say(pool, loop, pause))
         _tasks.add(task)
         task.add_done_callback(_tasks.discard)
     else:
-        _look_later(loop, reference, reporter, pause)
+        _look_later(loop, reference, speaker, pause)
 
 
 def _is_at_rest(pool: GuardedPool, loop: AbstractEventLoop) -> bool:
@@ -116,7 +119,7 @@ async def _say(pool: GuardedPool, loop: AbstractEventLoop, pause: float) -> None
         _log.debug("pool %r: could not ask how many connections the server has room for: %s", pool.name, type(error).__name__)
         line = None
     if line is None:
-        _look_later(loop, weakref.ref(pool), reporter, pause)
+        _look_later(loop, weakref.ref(pool), weakref.ref(reporter), pause)
         return
     _done.add(reporter)
     if _is_first(line):

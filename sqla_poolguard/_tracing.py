@@ -60,6 +60,10 @@ class Tracing:
         """Tell where in a trace a task is. It takes no lock."""
         return None
 
+    def last_spot(self, seen: Any, held: float) -> Any:  # noqa: ARG002
+        """Tell where in a trace a lease is held, for so many seconds, that is given back here; `seen` is where its holder was seen."""
+        return None
+
     def is_open(self, spot: Any) -> bool:  # noqa: ARG002
         """Tell whether what is recorded at a place goes on. It takes no lock."""
         return False

@@ -138,14 +138,9 @@ class Trail:
         """
         streak = _streak_of(lease)
         seen = (streak.spot if streak is not None else None) or self._asked_at(lease) or self._tracing.spot_of(_task_of(lease))
-        if is_lost:
+        if is_lost or lease.granted_at is None:
             return seen
-        here = self._tracing.here()
-        last = here if here is not None and (seen is None or here.trace_id == seen.trace_id) else seen
-        if last is None or lease.granted_at is None:
-            return last
-        held = self._clock() - lease.granted_at  # a step of the holder's may have a span of its own, say around its commit
-        return next((spot for spot in (last, seen) if spot is not None and spot.since(held) is spot), last.since(held))
+        return self._tracing.last_spot(seen, self._clock() - lease.granted_at)
 
     def _asked_at(self, lease: Lease) -> Any:
         """Tell where in a trace a holder had waited in the queue, if that goes on: a span around its checkout alone is over by now."""

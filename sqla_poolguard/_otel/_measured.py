@@ -6,8 +6,9 @@ import logging
 import threading
 import time
 import weakref
+from asyncio import CancelledError
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sqla_poolguard._facts import Reason
 from sqla_poolguard._otel import _names as names
@@ -31,6 +32,8 @@ _GLANCE: Final = 0.0001
 _PATIENCE: Final = 1000
 """How often to look whether other threads have dealt, with a glance's pause: they need less than one."""
 
+_T = TypeVar("_T")
+
 _log: Final = logging.getLogger("sqla_poolguard")
 
 
@@ -53,7 +56,7 @@ class Measured:
         self.attributes = {names.POOL_NAME: name}
         self.idle = {**self.attributes, names.STATE: names.IDLE}
         self.used = {**self.attributes, names.STATE: names.USED}
-        totals = ledger.totals
+        self._counted = totals = ledger.totals
         self._timeouts = self._total(metrics.timeouts, partial(totals.rejected.get, Reason.TIMEOUT))
         self._rejections = {
             reason: self._total(metrics.rejections, partial(totals.rejected.get, reason), names.REASON, reason)
@@ -143,14 +146,25 @@ class Measured:
                 )
         return other == names.CONNECTION_COUNT.name
 
+    def quietly(self, tell: Callable[..., _T], *arguments: Any) -> _T | None:
+        """Tell, or read, and have nobody else fail for what an SDK, or whoever listens to this pool, raises: neither a checkout nor an export."""
+        try:
+            return tell(*arguments)
+        except (Exception, CancelledError):  # noqa: BLE001 - nor is a cancellation of their own making the caller's
+            self._fail()
+        return None
+
     def tell_totals(self) -> Iterator[None]:
         """Count what has not been counted yet, step by step: at the first time that is everything."""
         for total in self._totals:
-            if total.tell(*self._metrics.nowhere):
+            if self.quietly(total.tell, *self._metrics.nowhere):
                 yield
 
     def record_next(self) -> None:
-        """Record the oldest sample; if another thread was faster, nothing."""
+        """Record the oldest sample; if another thread was faster, nothing. What an instrument refuses is lost, and nothing else."""
+        self.quietly(self._record_next)
+
+    def _record_next(self) -> None:
         samples, metrics, attributes = self.samples, self._metrics, self.attributes
         try:
             waited, held = samples.popleft()
@@ -174,26 +188,35 @@ class Measured:
 
         Never to be called by the garbage collector: it may run inside an SDK, which holds a lock.
         """
-        try:
-            if nobody_measures(self._metrics.wait_time):
-                take(samples, FORGOTTEN)
-            else:
-                self.record_next()
-        except Exception:  # noqa: BLE001 - whatever it is, the checkout goes on
-            self._failed()
+        self.quietly(self._spill, samples)
 
-    def wind_up(self, room: int) -> None:
-        """Tell what an engine that was collected has left behind, but for so many samples: those may wait for an exporter."""
-        try:
-            for _ in self.tell_totals():
-                pass
-        except Exception:  # noqa: BLE001 - another engine is being made, which is not to fail for it
-            self._failed()
+    def _spill(self, samples: deque[Sample]) -> None:
+        if self.is_awake:
+            self._record_next()
+        else:
+            take(samples, FORGOTTEN)
+
+    def wind_up(self, room: int, at_once: int) -> int:
+        """
+        Tell what an engine that was collected has counted, and leave its samples to the next export.
+
+        Args:
+            room: samples that may be left; of what is too much, the oldest are forgotten.
+            at_once: samples that may be recorded here: another engine is being made, and an event loop waits for it.
+
+        Returns:
+            How many were recorded.
+        """
+        for _ in self.tell_totals():
+            pass
         self.deal()
-        while len(self.samples) > room:
-            self.spill(self.samples)
+        take(self.samples, max(len(self.samples) - room, 0))
+        now = min(len(self.samples), at_once)
+        for _ in range(now):
+            self.record_next()
+        return now
 
-    def _failed(self) -> None:
+    def _fail(self) -> None:
         if not self._metrics.failed:
             self._metrics.failed = True
             _log.exception("a measurement of %r could not be recorded; further failures are not logged", self.attributes)
@@ -204,5 +227,6 @@ class Measured:
         self.samples.clear()
         self._early_lock = threading.RLock()
         self._early.clear()
+        self._counted.forget()  # those of a collected engine: nobody else remembers them
         for total in self._totals:
             total.forget()

@@ -17,7 +17,7 @@ from opentelemetry.metrics import Observation
 
 from sqla_poolguard._levels import breakers, connections, most_idle, most_open
 from sqla_poolguard._otel import _names as names
-from sqla_poolguard._otel._instruments import make_histogram, no_context, real_meter
+from sqla_poolguard._otel._instruments import make_histogram, no_context, nobody_measures, real_meter
 from sqla_poolguard._otel._measured import Measured
 from sqla_poolguard._otel._neighbours import counted_by_others
 from sqla_poolguard._otel._pace import Pace
@@ -39,6 +39,12 @@ _SHARE: Final = 0.25
 
 _MOST_LEFT: Final = 64
 """Collected engines of which something is kept for an SDK that may come."""
+
+_MOST_FULL: Final = 8
+"""Full buffers of samples that collected engines may leave, one with the other, for an SDK's next export: some 14 MB. Those beyond are forgotten."""
+
+_AT_ONCE: Final = 128
+"""Samples of collected engines that may be recorded while another is made, if there are too many engines: some 3 ms."""
 
 _every: Final[weakref.WeakSet[Metrics]] = weakref.WeakSet()
 
@@ -95,14 +101,16 @@ class Metrics:
         Keep what collected engines left behind within bounds, the newest of it, give or take a batch.
 
         Without an SDK nobody ever asks for it, and an application may make and drop engines all day.
+        With one, what waits is for the next export; only of engines that are too many some samples are recorded here.
         """
-        room, left = SAMPLES_KEPT, _MOST_LEFT
+        is_awake = not nobody_measures(self.wait_time)
+        room, left, at_once = SAMPLES_KEPT * (_MOST_FULL if is_awake else 1), _MOST_LEFT, _AT_ONCE
         for pool in reversed(self._pools.copy()):
             if pool.ledger() is None:
                 left -= 1
-                pool.wind_up(room if left > 0 else 0)
+                at_once -= pool.wind_up(room, at_once if left <= 0 and is_awake else 0)
                 room -= len(pool.samples)
-                _drop_if_done(pool, self._pools, in_vain=left <= 0)
+                _drop_if_done(pool, self._pools, in_vain=left <= 0 and not is_awake)
 
     def _drain(self, options: CallbackOptions) -> Iterator[Measured]:
         """
@@ -145,7 +153,7 @@ class Metrics:
     def _observe(self, read: _Read, options: CallbackOptions) -> Iterator[Observation]:
         """Drain, and observe the pools; a callback. An SDK may have any of the instruments turned off, so each of them drains."""
         for pool in self._drain(options):
-            yield from _read(pool, read)
+            yield from pool.quietly(_read, pool, read) or ()
 
 
 def _read(pool: Measured, read: _Read) -> list[Observation]:

@@ -18,13 +18,13 @@ from sqla_poolguard._facts import Ending
 from sqla_poolguard._otel import _attributes as describe
 from sqla_poolguard._otel import _names as names
 from sqla_poolguard._otel._quota import Quota
-from sqla_poolguard._otel._spot import here, spot_of
+from sqla_poolguard._otel._spot import here, last_spot, spot_of
 from sqla_poolguard._tracing import Tracing
 from sqla_poolguard.errors import CheckoutError
 
 if TYPE_CHECKING:
     from asyncio import Task
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from opentelemetry.trace import Span, SpanContext, Tracer
 
@@ -110,6 +110,10 @@ class PoolSpans(Tracing):
     def spot_of(self, task: Task[Any] | None) -> Spot | None:
         """Tell where in a trace a task is; None if that is not recorded."""
         return self._quietly(spot_of, task)  # type: ignore[no-any-return]
+
+    def last_spot(self, seen: Spot | None, held: float) -> Spot | None:
+        """Tell where in a trace a lease is held that is given back here; None if that is not recorded."""
+        return self._quietly(last_spot, seen, held)  # type: ignore[no-any-return]
 
     def is_open(self, spot: Spot) -> bool:
         """Tell whether the span at a place is still being recorded."""
@@ -198,7 +202,7 @@ class PoolSpans(Tracing):
         own, told = span.get_span_context(), [spot for _, spot in found]
         if course is not None and course.giver is not None and course.in_queue:  # who was told that it had given
             told.append(course.giver.spot)
-        for spot in told:
+        for spot in _each(told):
             self._tell(spot, describe.waiter(rejection.site, own, rejection.waited, str(reason)), own)
 
     def _draw(
@@ -216,7 +220,7 @@ class PoolSpans(Tracing):
             names.acquire_span(fact.pool),
             kind=SpanKind.INTERNAL,
             attributes=attributes,
-            links=[Link(spot.context, {names.LINK: names.HOLDER}) for spot in holders if spot is not None],
+            links=[Link(spot.context, {names.LINK: names.HOLDER}) for spot in _each(holders)],
             start_time=end - _ns(fact.waited),
         )
         for phase in course.phases(now) if course is not None else ():
@@ -231,9 +235,9 @@ class PoolSpans(Tracing):
         self._tell(giver.spot, attributes | describe.suppressed(suppressed), context)
 
     @staticmethod
-    def _tell(spot: Spot | None, attributes: dict[str, Any], waiter: SpanContext | None) -> None:
+    def _tell(spot: Spot, attributes: dict[str, Any], waiter: SpanContext | None) -> None:
         """Tell a holder on its own span that somebody waits, or has waited, for its connection."""
-        span = spot.open_span() if spot is not None else None
+        span = spot.open_span()
         if span is None:
             return
         span.add_event(names.BLOCKED_WAITER, attributes)
@@ -257,6 +261,15 @@ class PoolSpans(Tracing):
         if checkout.ending is Ending.LEAKED:
             span.set_status(StatusCode.ERROR, "the connection was never given back")
         span.end(end)
+
+
+def _each(spots: Iterable[Spot | None]) -> list[Spot]:
+    """Give every span that is recorded, once: one may hold several connections."""
+    found: dict[tuple[int, int], Spot] = {}
+    for spot in spots:
+        if spot is not None:
+            found.setdefault((spot.context.trace_id, spot.context.span_id), spot)
+    return list(found.values())
 
 
 def _ns(seconds: float) -> int:

@@ -7,7 +7,14 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.context import Context as TraceContext
-from opentelemetry.trace import NonRecordingSpan, format_span_id, format_trace_id, get_current_span, set_span_in_context
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    SpanContext,
+    format_span_id,
+    format_trace_id,
+    get_current_span,
+    set_span_in_context,
+)
 
 from sqla_poolguard._awaits import task_context
 from sqla_poolguard._callsite import this_task
@@ -16,9 +23,9 @@ if TYPE_CHECKING:
     from asyncio import Task
     from contextvars import Context
 
-    from opentelemetry.trace import Span, SpanContext
+    from opentelemetry.trace import Span
 
-__all__ = ["Spot", "here", "spot_of", "trace_id_in"]
+__all__ = ["Spot", "here", "last_spot", "spot_of", "trace_id_in"]
 
 
 class Spot:
@@ -28,8 +35,10 @@ class Spot:
 
     def __init__(self, span: Span, context: SpanContext) -> None:
         self.context = context
-        self._began: int = getattr(span, "start_time", None) or 0
-        self._around: SpanContext | None = getattr(span, "parent", None)
+        began, around = getattr(span, "start_time", None), getattr(span, "parent", None)
+        # the API knows neither: another SDK may have something else under these names
+        self._began = began if isinstance(began, int) else 0
+        self._around = around if isinstance(around, SpanContext) else None
         self._span: Any
         try:
             self._span = weakref.ref(span)
@@ -72,6 +81,21 @@ def here() -> Spot | None:
     return _spot(get_current_span())
 
 
+def last_spot(seen: Spot | None, held: float) -> Spot | None:
+    """
+    Tell where a lease is held that is given back here.
+
+    Args:
+        seen: where its holder was seen.
+        held: seconds for which it is held: a span that began later is a step of the holder's, say around its commit.
+    """
+    now = here()
+    last = now if now is not None and (seen is None or now.trace_id == seen.trace_id) else seen
+    if last is None:
+        return None
+    return next((spot for spot in (last, seen) if spot is not None and spot.since(held) is spot), last.since(held))
+
+
 def spot_of(task: Task[Any] | None) -> Spot | None:
     """Tell where a task is; None if that is not recorded, or cannot be told."""
     context = task_context(task) if task is not None else None
@@ -83,7 +107,7 @@ def spot_of(task: Task[Any] | None) -> Spot | None:
 def trace_id_in(context: Context) -> str | None:
     """Tell in which trace a context is, in 32 hexadecimal digits; None outside of one."""
     found = _span_in(context).get_span_context()
-    return format_trace_id(found.trace_id) if found.is_valid else None
+    return format_trace_id(found.trace_id) if isinstance(found, SpanContext) and found.is_valid else None
 
 
 def _span_in(context: Context) -> Span:
@@ -93,7 +117,7 @@ def _span_in(context: Context) -> Span:
 def _spot(span: Span) -> Spot | None:
     recording = span.is_recording()
     context = span.get_span_context()
-    if not context.is_valid:
+    if not isinstance(context, SpanContext) or not context.is_valid:
         return None
     ended = context.trace_flags.sampled and not context.is_remote  # one that came from elsewhere was never recorded here
     return Spot(span, context) if recording or ended else None

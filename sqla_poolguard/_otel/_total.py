@@ -66,7 +66,7 @@ class Total:
         return True
 
     def forget(self) -> None:
-        """Begin anew, in a forked child: the ledger does too, and what was not told is the parent's to tell."""
+        """Begin anew, in a forked child, where the figure does too: what was not told is the parent's to tell."""
         self._lock = threading.RLock()
         if self._told is not None:
             self._told = 0

@@ -76,7 +76,8 @@ def register(
         The collector, for `registry.unregister()`.
 
     Raises:
-        ValueError: there is one of these pools' metrics in the registry already.
+        ValueError: there is a collector in the registry already, be it of other pools: name all engines in one call.
+        ModuleNotFoundError, RuntimeError, TypeError: see `PoolCollector`.
     """
     collector = PoolCollector(*engines, each_process=each_process)
     chosen = _client().REGISTRY if registry is None else registry

@@ -79,7 +79,7 @@ def check_way_from_waiter_to_line(jaeger, demo, table):
     table.holds("inside of it", wait.name, root.start <= wait.start < wait.end <= root.end and has_ancestor(spans, wait, root))
     table.equal("error.type", wait.attributes["error.type"], "sqla_poolguard.errors.CheckoutTimeout")
     table.holds("seconds", (wait.end - wait.start) / 1e9, 1.5 <= (wait.end - wait.start) / 1e9 < 5)
-    table.equal("poolguard.verdict", wait.attributes["poolguard.verdict"], "held_across_await")
+    table.equal("poolguard.verdict.cause", wait.attributes["poolguard.verdict.cause"], "held_across_await")
     table.holds(
         "links", [link.trace_id for link in wait.links], wait.links[0].trace_id == wait.attributes["poolguard.holder.trace_id"]
     )

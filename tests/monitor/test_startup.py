@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import subprocess
 import sys
 import textwrap
 import threading
+import weakref
 from pathlib import Path
 
 import pytest
@@ -102,6 +104,24 @@ async def test_a_pool_of_one_is_not_asked(newest, lines):
     await asyncio.sleep(1)
     assert lines() == []
     await db.dispose()
+
+
+async def test_a_look_to_come_keeps_no_name(newest, monkeypatch):
+    """An engine that is disposed of and dropped before the line was said gives its name back at once, and its gauges end."""
+    monkeypatch.setattr(_startup, "_FIRST", 60)
+    url, guard = as_app(newest), Guard(name="o9")
+    db = create_async_engine(url, poolclass=GuardedPool, guard=guard)
+    async with db.connect():
+        pass
+    assert db.pool._watch.reporter in _startup._begun
+    books = weakref.ref(db.pool._ledger)
+    await db.dispose()
+    del db
+    gc.collect()
+    assert books() is None
+    again = create_async_engine(url, poolclass=GuardedPool, guard=guard)
+    assert again.pool.name == "o9"
+    await again.dispose()
 
 
 async def test_behind_a_pooler_it_says_so(newest, lines):

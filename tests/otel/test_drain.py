@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import threading
 import time
 from collections import Counter, deque
 
 import pytest
-from doubles.pools import engine, ledger_of
+from doubles.pools import engine, ledger_of, pool_of
 from opentelemetry.metrics import CallbackOptions, NoOpMeterProvider
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics._internal.measurement_consumer import SynchronousMeasurementConsumer
@@ -20,7 +21,7 @@ from sqla_poolguard._ledger import Ledger
 from sqla_poolguard._otel import _metrics, _pace, observe
 from sqla_poolguard._otel._measured import Measured
 
-from .conftest import Reader
+from .conftest import POOL, Reader
 
 
 async def checkouts(db, count):
@@ -36,6 +37,22 @@ class Broken:
     def record(self, *_, **__):
         """Raise."""
         raise ZeroDivisionError
+
+    add = record
+
+
+class BrokenFor:
+    """An instrument that raises for one pool, and passes on what is told of the others."""
+
+    def __init__(self, pool, instrument, error=ZeroDivisionError):
+        self.pool, self.instrument, self.error = pool, instrument, error
+
+    def record(self, amount, attributes, *context):
+        """Raise or pass on."""
+        if attributes[POOL] == self.pool:
+            raise self.error
+        tell = self.instrument.record if hasattr(self.instrument, "record") else self.instrument.add
+        tell(amount, attributes, *context)
 
     add = record
 
@@ -97,6 +114,50 @@ def test_collected_engines_are_few(use):
         assert len(sdk.metrics._pools) <= _metrics._MOST_LEFT + 1
     found = sdk.readers[0].metrics()["db.client.connection.use_time"]
     assert sum(point.count for point in found.data.data_points) == 2 * _metrics._MOST_LEFT
+
+
+def leave(number, samples):
+    """Leave so many samples of an engine that is gone."""
+    ledger = Ledger()
+    observe(ledger, f"gone {number}")
+    ledger.samples.extend([(0.0, 1.0)] * samples)
+
+
+def counted(sdk):
+    """Collect, and give how many use times there are, of all pools."""
+    return sum(point.count for point in sdk.readers[0].metrics()["db.client.connection.use_time"].data.data_points)
+
+
+def test_engine_is_made_at_once_whatever_others_have_left(sdk, monkeypatch):
+    """Who makes an engine records no samples of those that are gone: the next export does, and the oldest of too many are forgotten."""
+    monkeypatch.setattr(_metrics, "SAMPLES_KEPT", 100)
+    recorded = []
+    with monkeypatch.context() as patch:
+        patch.setattr(sdk.metrics, "use_time", Noting(recorded))
+        for number in range(2):
+            leave(number, 300)
+        observe(Ledger(), "new")
+        assert recorded == []
+    assert counted(sdk) == 600
+    for number in range(2, 5):
+        leave(number, 300)
+    observe(Ledger(), "newer")
+    assert counted(sdk) == 600 + _metrics._MOST_FULL * 100
+
+
+def test_engines_that_are_too_many_are_recorded_little_by_little(sdk, monkeypatch):
+    """Beyond so many engines that are gone each one that is made records some samples, and no more."""
+    monkeypatch.setattr(_metrics, "_MOST_LEFT", 2)
+    monkeypatch.setattr(_metrics, "_AT_ONCE", 5)
+    recorded = []
+    with monkeypatch.context() as patch:
+        patch.setattr(sdk.metrics, "use_time", Noting(recorded))
+        for number in range(4):
+            leave(number, 4)
+            assert len(recorded) <= 5 * max(number - 1, 0)
+    left = sum(len(pool.samples) for pool in sdk.metrics._pools)
+    assert 0 < len(recorded) == 16 - left
+    assert counted(sdk) == left
 
 
 async def test_engine_is_made_although_another_left_what_cannot_be_told(sdk, monkeypatch, caplog):
@@ -195,6 +256,46 @@ async def test_failing_spill_breaks_no_checkout(sdk, monkeypatch):
     monkeypatch.setattr(sdk.metrics, "wait_time", Broken())
     await checkouts(db, 10)
     ledger_of(db).check()
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, asyncio.CancelledError])
+async def test_spill_that_is_cancelled_breaks_no_checkout(sdk, monkeypatch, error):
+    """Nor does a cancellation of the SDK's own making reach the caller."""
+    monkeypatch.setattr(_ledger, "SAMPLES_KEPT", 2)
+    db = engine()
+    monkeypatch.setattr(sdk.metrics, "use_time", BrokenFor(pool_of(db).name, sdk.metrics.use_time, error))
+    await checkouts(db, 5)
+    assert ledger_of(db).granted == 5
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, asyncio.CancelledError])
+async def test_what_is_refused_of_one_pool_costs_no_other(sdk, monkeypatch, caplog, error):
+    """Samples or totals of one pool that an instrument refuses are logged once; the gauges and samples of all others are exported, and its own gauges."""
+    bad, good = engine(), engine()
+    await checkouts(bad, 10)
+    await checkouts(good, 10)
+    name = pool_of(bad).name
+    monkeypatch.setattr(sdk.metrics, "use_time", BrokenFor(name, sdk.metrics.use_time, error))
+    timeouts = sdk.metrics._pools[0]._timeouts
+    monkeypatch.setattr(timeouts, "_counter", BrokenFor(name, timeouts._counter, error))
+    gauges = {"count idle", "count used", "max", "idle.max", "idle.min", "pending_requests", "breaker.state closed"}
+    found = {name.removeprefix("poolguard."): value for name, value in sdk.values(pool_of(good).name).items()}
+    assert found["use_time"] == (10, 0.0)
+    assert gauges <= found.keys()
+    others = {name.removeprefix("poolguard."): value for name, value in sdk.values(pool_of(bad).name).items()}
+    assert others.keys() == found.keys() - {"use_time", "timeouts"}
+    assert others["wait_time"] == (10, 0.0)
+    assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [error]
+
+
+async def test_pool_that_cannot_be_read_costs_no_other(sdk):
+    """A listener of one pool that cannot be looked at leaves out what is asked of it, of that pool."""
+    bad, good = engine(), engine()
+    await checkouts(good, 1)
+    ledger_of(bad).listeners = lambda: 1 // 0
+    assert "count idle" not in sdk.values(pool_of(bad).name)
+    assert sdk.values(pool_of(bad).name)["max"] == 15
+    assert sdk.values(pool_of(good).name)["count idle"] == 1
 
 
 async def test_drain_in_another_thread(sdk, monkeypatch):

@@ -10,6 +10,7 @@ import pytest
 from doubles.driver import FakeDriver, Gate
 from doubles.pools import all_out, breaker_of, engine, ledger_of, pool_of, queue_up
 from doubles.virtual import turns
+from sqlalchemy import event
 
 from sqla_poolguard import DatabaseUnavailable, Guard
 from sqla_poolguard._connects import BreakerState
@@ -270,3 +271,27 @@ def test_record_without_a_connection_is_not_idle(sdk):
     ledger.open_pool(slots)
     slots.idle.extend(types.SimpleNamespace(dbapi_connection=connection) for connection in (None, object()))
     assert gauges(sdk)["count idle"] == 1
+
+
+async def test_another_that_counts_is_seen_in_every_generation(sdk):
+    """Who listens to the pool that an engine has made since is seen as well, and so is one whose listeners came along."""
+
+    class Theirs:
+        connections_usage = types.SimpleNamespace(name="db.client.connection.count")
+
+        def checkout(self, *_):
+            pass
+
+    Theirs.__module__ = "opentelemetry.instrumentation.sqlalchemy.engine"
+    first, second = engine(pool_size=2), engine(pool_size=2)
+    for db in first, second:
+        async with all_out(db, 1):
+            pass
+    event.listen(first.sync_engine, "checkout", Theirs().checkout)
+    await first.dispose()
+    await second.dispose()
+    event.listen(second.sync_engine, "checkout", Theirs().checkout)
+    for db in first, second:
+        found = gauges(sdk, pool_of(db).name)
+        assert found["idle.max"] == 2
+        assert "count idle" not in found

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 
+import pytest
 from doubles.driver import FakeDriver, Gate
-from doubles.pools import engine, pool_of
+from doubles.pools import all_out, engine, pool_of
 from doubles.virtual import turns
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import NonRecordingSpan, set_span_in_context, use_span
 
-from sqla_poolguard import Guard
+from sqla_poolguard import CheckoutTimeout, Guard
 
 from .traces import HOLDER, SECOND, WAITER, events, hold, names, same, short, spans, wait
 
@@ -142,3 +143,24 @@ async def test_holder_without_a_trace(sdk):
     for span in (nowhere, unrecorded):
         assert short(span.attributes)["holder.held"] == 1.0
         assert "holder.trace_id" not in short(span.attributes)
+
+
+async def test_span_that_holds_several(sdk):
+    """A span that holds several connections is linked once, and told once who has waited in vain."""
+    db = engine(pool_size=3, max_overflow=0, pool_timeout=1)
+
+    async def holder():
+        with sdk.tracer.start_as_current_span("holder"):
+            async with all_out(db, 3):
+                await asyncio.sleep(2)
+
+    task = asyncio.create_task(holder())
+    await turns()
+    with pytest.raises(CheckoutTimeout):
+        await wait(sdk, db)
+    await task
+    (acquired,), (held,) = sdk.acquired(), spans(sdk, "holder")
+    assert [same(link, held) for link in acquired.links] == [True]
+    assert [event.name for event in acquired.events].count("poolguard.longest_holder") == 3
+    assert [event.name for event in held.events] == ["poolguard.blocked_waiter"]
+    assert len(held.links) == 1

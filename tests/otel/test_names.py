@@ -45,6 +45,14 @@ def test_attributes_are_as_the_conventions_have_them():
     assert names.SCHEMA_URL in {schema.value for schema in Schemas}
 
 
+def test_no_name_is_another_one_s_namespace():
+    """What stands before a dot is no attribute itself, as the conventions have it, and no metric."""
+    said = [value for name, value in vars(names).items() if name.isupper() and isinstance(value, str)]
+    said += [value.name for value in vars(names).values() if isinstance(value, names.Instrument)]
+    assert "poolguard.verdict.cause" in said
+    assert [name for name in said if any(other.startswith(f"{name}.") for other in said)] == []
+
+
 def test_names_are_in_one_file():
     """No other module spells a name of the conventions."""
     spelling = [path.name for path in PACKAGE.rglob("*.py") if '"db.client.' in path.read_text(encoding="utf-8")]

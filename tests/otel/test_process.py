@@ -130,6 +130,43 @@ def test_child_does_not_report_what_its_parent_does(collected):
     assert lines == ["child 0", "child 2", "parent 3"]
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_child_does_not_count_again_what_collected_engines_had():
+    """The totals of an engine that is gone are the parent's too, whether they were told before the fork or not."""
+    lines = run("""
+    import gc
+    from sqla_poolguard._facts import Reason
+    from sqla_poolguard._finding import LeakKind
+    configure()
+
+    def come_and_go(count):
+        counted = engine().pool._ledger.totals
+        counted.rejected[Reason.TIMEOUT] = counted.leaks[LeakKind.GARBAGE_COLLECTED] = counted.would_reject = count
+        counted.foreign_await = float(count)
+        gc.collect()
+
+    def totals():
+        names = ("timeouts", "rejections", "leaks", "would_reject", "foreign_await_time")
+        found = dict.fromkeys(names, 0)
+        for metric in reader.get_metrics_data().resource_metrics[0].scope_metrics[0].metrics:
+            name = metric.name.rpartition(".")[2]
+            if name in names:
+                found[name] += sum(point.value for point in metric.data.data_points)
+        return [int(found[name]) for name in names]
+
+    come_and_go(2)
+    totals()
+    come_and_go(3)
+    if child := os.fork():
+        os.waitpid(child, 0)
+        print("parent", totals(), flush=True)
+    else:
+        print("child", totals(), flush=True)
+        os._exit(0)
+    """)
+    assert lines == ["child [2, 2, 2, 2, 2]", "parent [5, 5, 5, 5, 5]"], "what the SDK itself has it keeps in a child"
+
+
 def test_many_engines_make_one_set_of_instruments():
     """However many engines there are, instruments are made once, and the SDK has nothing to warn of."""
     lines = run("""

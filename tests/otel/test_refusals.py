@@ -35,7 +35,7 @@ async def test_timeout_is_linked_to_the_longest_holders(sdk):
     assert all(same(link, span) for link, span in zip(acquired.links, longest, strict=True))
     assert (found["holder.held"], found["holder.trace_id"], found["holder.span_id"]) == (6.0, *names(longest[0]))
     assert found["holder.site"] == HOLDER
-    assert "verdict" not in found, "this driver shows nothing on which one could rest"
+    assert "verdict.cause" not in found, "this driver shows nothing on which one could rest"
     assert events(acquired)[0] == ("queue", 0.0, {"duration": 2.0})
     told = events(acquired)[1:]
     assert [(name, after, event["holder.held"], event["holder.trace_id"]) for name, after, event in told] == [
@@ -98,7 +98,7 @@ async def test_database_unavailable(sdk):
         await wait(sdk, db)
     (acquired,) = sdk.acquired()
     found = short(acquired.attributes)
-    assert (found["outcome"], found["verdict"]) == ("unavailable", "database_unavailable")
+    assert (found["outcome"], found["verdict.cause"]) == ("unavailable", "database_unavailable")
     assert found["database_error"].endswith(type(caught.value.orig).__qualname__)
     assert acquired.links == ()
     assert acquired.status.status_code is StatusCode.ERROR
@@ -132,6 +132,6 @@ async def test_cancelled_wait_names_the_holder(sdk):
     await asyncio.gather(holder, waiter, return_exceptions=True)
     (held,), (acquired,) = spans(sdk, "holder"), sdk.acquired()
     assert short(acquired.attributes)["outcome"] == "cancelled"
-    assert "verdict" not in short(acquired.attributes)
+    assert "verdict.cause" not in short(acquired.attributes)
     assert same(acquired.links[0], held)
     assert short(held.events[0].attributes)["outcome"] == "cancelled"
