@@ -131,10 +131,9 @@ def test_metrics_of_several_processes(started):
         name = exposition.NAME
         return f'process_start_time_seconds {start}\n{name}_bucket{{le="+Inf"}} {number}\n{name}_sum {number}\n{name}_count {number}\n'
 
+    less = 500 if started[0] == started[1] else 0
+    answers = [shown(1000 + less * (each % 2) + each, started[each == 7]) for each in range(20)]
     with pytest.raises(SizeError, match="several answer by turns"):
-        answers = [
-            shown(1000 + (500 if started[0] == started[1] and each % 2 else 0) + each, started[each == 7]) for each in range(20)
-        ]
         exposition.scrape(iter(answers).__next__, shown(1, started[0]), 0.0, None, "here")
     answers = [shown(1000 + each, started[0]) for each in range(20)]
     assert exposition.scrape(iter(answers).__next__, shown(1, started[0]), 0.0, None, "here").of_one

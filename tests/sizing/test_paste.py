@@ -109,3 +109,11 @@ def test_configuration_has_no_line_that_an_old_pooler_does_not_know(size):
     ini.read_string(size.answer(*CROWD, "--pgbouncer", "1.20")["pgbouncer"])
     assert "max_prepared_statements" not in ini["pgbouncer"]
     assert ini["pgbouncer"]["pool_mode"] == "transaction"
+
+
+def test_both_waits_together_are_within_the_deadline(size):
+    """The pool's and the pooler's."""
+    crowd = ("--rate", 400, "--hold", "30ms", "--replicas", 50, "--workers", 4, "--max-connections", 100)
+    answer = size.answer(*crowd, "--deadline", "1s")
+    assert answer["suggested"]["pool_timeout"] == 0.25
+    assert "\nquery_wait_timeout = 0.25\n" in answer["pgbouncer"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from sqla_poolguard._cli.size.quantities import plural, shown_share, shown_time
-from sqla_poolguard._cli.size.words import processes_words, room_words
+from sqla_poolguard._cli.size.words import PLAYED, processes_words, room_words
 
 if TYPE_CHECKING:
     from sqla_poolguard._cli.size.given import Inputs
@@ -46,7 +46,7 @@ def _need(plan: Plan) -> list[Formula]:
     if plan.simulated:
         played = f"the least c with {late} = {plan.demand}: the load was played through, {plan.played:,} checkouts (holds {plan.load.holds.words}; "
         played += f"bursts of {plan.load.burst}); formulas hold for exponential holds only; "
-        played += f"with {plan.demand}, from {shown_share(plan.known.low)} to {shown_share(plan.known.high)} wait that long (99 of 100 times)"
+        played += f"with {plan.demand}, from {shown_share(plan.known.low, PLAYED)} to {shown_share(plan.known.high, PLAYED)} wait that long (99 of 100 times)"
         found.append(Formula("needed", played, "J. Kiefer and J. Wolfowitz, On the theory of queues with many servers, 1955"))
     elif not plan.solved:
         words = f"the least c with {late} = {plan.demand}, as if holds were exponential and came in larger bursts, which in heavy traffic is the "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from sqla_poolguard._budget import Bound
 from sqla_poolguard._cli.size.quantities import plural, shown_share
@@ -12,7 +12,11 @@ if TYPE_CHECKING:
     from sqla_poolguard._cli.size.given import Inputs
     from sqla_poolguard._plan import Plan
 
-__all__ = ["how_words", "processes_words", "room_words", "unsure_words"]
+__all__ = ["PLAYED", "how_words", "processes_words", "room_words", "unsure_words"]
+
+
+PLAYED: Final = 2
+"""Digits of a share that is not solved."""
 
 
 def room_words(inputs: Inputs) -> str:
@@ -69,4 +73,4 @@ def unsure_words(plan: Plan) -> str:
 
 
 def _between(low: float, high: float) -> str:
-    return f"{shown_share(low)} to {shown_share(high)}" if low else f"up to {shown_share(high)}"
+    return f"{shown_share(low, PLAYED)} to {shown_share(high, PLAYED)}" if low else f"up to {shown_share(high, PLAYED)}"
