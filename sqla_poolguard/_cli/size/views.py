@@ -12,7 +12,7 @@ from rich.text import Text
 
 from sqla_poolguard._cli.charts import bar
 from sqla_poolguard._cli.size.quantities import plural, shown_share, shown_time
-from sqla_poolguard._cli.size.words import PLAYED, how_words, processes_words, room_words, unsure_words
+from sqla_poolguard._cli.size.words import PLAYED, SOLVED, how_words, processes_words, room_words, unsure_words
 from sqla_poolguard._sizing import Verdict
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def curve(plan: Plan, *, plain: bool) -> RenderableType:
         ]
         arrow = f"{'<-' if plain else '←'} {', '.join(marks)}" if marks else ""
         drawn = Text(bar(length, _DECADES, _BAR, plain=plain), "green" if enough else "yellow")
-        table.add_row(str(point.size), drawn, shown_share(point.share, 3 if plan.solved else PLAYED), Text(arrow, "bold"))
+        table.add_row(str(point.size), drawn, shown_share(point.share, PLAYED if plan.simulated else SOLVED), Text(arrow, "bold"))
     return table
 
 

@@ -12,11 +12,13 @@ if TYPE_CHECKING:
     from sqla_poolguard._cli.size.given import Inputs
     from sqla_poolguard._plan import Plan
 
-__all__ = ["PLAYED", "how_words", "processes_words", "room_words", "unsure_words"]
+__all__ = ["PLAYED", "SOLVED", "how_words", "processes_words", "room_words", "unsure_words"]
 
 
 PLAYED: Final = 2
-"""Digits of a share that is not solved."""
+"""Digits of a share that was played."""
+SOLVED: Final = 3
+"""Digits of one that a formula gives."""
 
 
 def room_words(inputs: Inputs) -> str:
@@ -60,7 +62,7 @@ def unsure_words(plan: Plan) -> str:
         return ""
     below, goal = plan.known_below, plan.target.share
     if not plan.simulated:
-        return f"the safe side: with {plan.demand - 1} it is {_between(below.low, below.high)}; so large a load would have to be played for too long"
+        return f"the safe side: with {plan.demand - 1} it is {_between(below.low, below.high, SOLVED)}; so large a load would have to be played for too long"
     if plan.wild:
         return (
             f"not certain: with so long a tail of the holds, even {plan.played:,} checkouts tell little; measure, and leave room"
@@ -72,5 +74,5 @@ def unsure_words(plan: Plan) -> str:
     )
 
 
-def _between(low: float, high: float) -> str:
-    return f"{shown_share(low, PLAYED)} to {shown_share(high, PLAYED)}" if low else f"up to {shown_share(high, PLAYED)}"
+def _between(low: float, high: float, digits: int = PLAYED) -> str:
+    return f"{shown_share(low, digits)} to {shown_share(high, digits)}" if low else f"up to {shown_share(high, digits)}"
