@@ -111,9 +111,13 @@ def test_configuration_has_no_line_that_an_old_pooler_does_not_know(size):
     assert ini["pgbouncer"]["pool_mode"] == "transaction"
 
 
-def test_both_waits_together_are_within_the_deadline(size):
-    """The pool's and the pooler's."""
-    crowd = ("--rate", 400, "--hold", "30ms", "--replicas", 50, "--workers", 4, "--max-connections", 100)
-    answer = size.answer(*crowd, "--deadline", "1s")
+@pytest.mark.parametrize("version", ["1.18", "1.24"])
+def test_both_waits_together_are_within_the_deadline(size, server, version):
+    """The pool's and the pooler's, who takes parts of a second."""
+    answer = size.answer(*CROWD[:-2], "--deadline", "1s", "--pgbouncer", version)
     assert answer["suggested"]["pool_timeout"] == 0.25
-    assert "\nquery_wait_timeout = 0.25\n" in answer["pgbouncer"]
+    with Printed(version, server, answer["pgbouncer"]) as bouncer:
+        url = bouncer.url("postgresql", "pgbouncer")
+        with psycopg.connect(url, autocommit=True, cursor_factory=psycopg.ClientCursor) as console:
+            config = {row[0]: row[1] for row in console.execute("SHOW CONFIG")}
+    assert float(config["query_wait_timeout"]) == 0.25
