@@ -60,7 +60,7 @@ def test_json_is_the_documented_document(size):
     assert [(row["pool_size"], row["fits"]) for row in found["sensitivity"]] == [(56, False), (5, True), (102, False)]
     assert set(found) == {
         "schema", "verdict", "reason", "advice", "suggested", "load", "target", "server", "processes", "pool", "total", "shared",
-        "simulated", "played", "curve", "sensitivity", "formulas", "measured", "engine", "pgbouncer",
+        "shared_certain", "simulated", "played", "curve", "sensitivity", "formulas", "measured", "engine", "pgbouncer",
     }  # fmt: skip
 
 
