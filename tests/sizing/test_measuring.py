@@ -53,6 +53,7 @@ def fetched(url):
 def test_debug_page_of_a_running_service(size, service):
     """Rate and hold by Little's law, and what is spent outside from what the pool has found; two processes do as much each."""
     answer = size.answer("--from", f"{service}/debug/", "--watch", "3s", *SERVER, "--workers", 2)
+    assert {"pid", "since"} <= fetched(f"{service}/debug/").keys()  # by which it is seen that several answer
     load = answer["load"]
     assert 2 * 10 < load["checkouts_per_second"] < 2 * 80
     assert 0.07 < load["hold_seconds"] < 1.0
