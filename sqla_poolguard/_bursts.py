@@ -68,7 +68,7 @@ def least_for_bursts(patience: float, load: float, burst: int, share: float) -> 
         burst: how many come at a time.
         share: of the requests that may wait for longer, above 0.
     """
-    low, step = int(load), 1
+    low, step = int(load), max(int(math.sqrt(load * burst) / 4), 1)
     while late_in_bursts(patience, low + step, load, burst) > share:
         low, step = low + step, 2 * step
     high = low + step

@@ -85,8 +85,10 @@ class Demand:
             min(math.ceil(burst - 1 + (square if self._varies else burst)), max(_LARGEST_BURST, burst)),
         )
         patience = wait / holds.mean
-        self._least = least_for_bursts(patience, self.erlangs, burst, share) if self._varies else int(self.erlangs) + 1
         self._safe = least_for_bursts(patience, self.erlangs, self._worse, share)
+        self._least = int(self.erlangs) + 1
+        if self._varies:
+            self._least = self._safe if self._worse == burst else least_for_bursts(patience, self.erlangs, burst, share)
         self.solved = isinstance(holds, Exponential)
         """Whether a formula is exact."""
         self.simulated = not self.solved and self._is_long(max(most, self._day) / self.erlangs, self._safe, self.erlangs)
