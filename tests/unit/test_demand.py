@@ -34,7 +34,7 @@ def test_large_loads_in_bursts(rate, hold, burst, size):
     assert not demand.simulated
 
 
-@pytest.mark.parametrize("rate", [200.0, 1000.0, 3000.0, 6000.0, 20_000.0, 100_000.0])
+@pytest.mark.parametrize("rate", [1000.0, 6000.0, 100_000.0])
 def test_never_fewer_than_with_exponential_holds(rate):
     """Not where holds vary more than they, nor where they come in bursts; with what is only compared, too."""
     for most in (0, 200_000):
