@@ -155,6 +155,12 @@ class ServerLimits:
         """Give what one limit that applies allows, if nobody else has any."""
         return next(room.slots for room in self.rooms if room.bound is bound)
 
+    def without(self, bound: Bound) -> ServerLimits:
+        """Give the same without a limit of the role or the database; the server's is always there."""
+        if bound is Bound.SERVER:
+            return self
+        return replace(self, role_limit=_NO_LIMIT) if bound is Bound.ROLE else replace(self, database_limit=_NO_LIMIT)
+
     def left(self, others: Others = _NOBODY, headroom: int = 0) -> Room:
         """
         Give what is left for one service, and which limit it is that leaves the least.

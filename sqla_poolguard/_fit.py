@@ -22,6 +22,8 @@ _NONE_LEFT: Final = {
     Bound.ROLE: ": others of the same role take all that its limit leaves",
     Bound.DATABASE: ": others take all that the limit of the database leaves",
 }
+_NONE_ALLOWED: Final = {Bound.ROLE: ": the limit of the role is 0", Bound.DATABASE: ": the limit of the database is 0"}
+_RAISE: Final = {Bound.ROLE: "ALTER ROLE … CONNECTION LIMIT", Bound.DATABASE: "ALTER DATABASE … CONNECTION LIMIT"}
 
 
 class Judgement(NamedTuple):
@@ -65,7 +67,15 @@ class Case:
                 f"{_take(pools, self.size)} of {usable} usable connections",
                 self._notes(),
             )
+        bound = self.service.bound
         asked = f"{_need(pools, self.size)} connections, and {usable} are usable"
+        asked += f" by the limit of the {bound}" if bound in _RAISE else ""
+        judged = self._too_large(asked)
+        return judged._replace(advice=(*self._raised(), *judged.advice))
+
+    def _too_large(self, asked: str) -> Judgement:
+        """Judge what does not fit."""
+        pools, usable = self.service.processes.pools, self.service.usable
         if self.size > self.need and (self.need * pools <= usable or self.shared_need <= usable < self.shared):
             return self._too_nested(asked)
         return self._too_many(asked)
@@ -91,15 +101,23 @@ class Case:
 
     def _no_room(self) -> Judgement:
         """Judge where no load would fit: that is no matter of the pools."""
-        reason = (
-            f"{_need(self.service.processes.pools, self.size)} connections, and none is usable{_NONE_LEFT[self.service.bound]}"
-        )
-        advice = {
-            Bound.SERVER: "raise max_connections, or have the others take fewer (--others, --headroom)",
-            Bound.ROLE: "raise the limit: ALTER ROLE … CONNECTION LIMIT",
-            Bound.DATABASE: "raise the limit: ALTER DATABASE … CONNECTION LIMIT",
-        }
-        return Judgement(Verdict.NO_ROOM, reason, (advice[self.service.bound],))
+        bound = self.service.bound
+        why = (_NONE_ALLOWED if self.service.allowed == 0 and bound in _NONE_ALLOWED else _NONE_LEFT)[bound]
+        reason = f"{_need(self.service.processes.pools, self.size)} connections, and none is usable{why}"
+        if bound in _RAISE:
+            return Judgement(Verdict.NO_ROOM, reason, (f"raise the limit: {_RAISE[bound]}",))
+        more = "raise max_connections, or have the others take fewer (--others, --headroom)"
+        return Judgement(Verdict.NO_ROOM, reason, (more,))
+
+    def _raised(self) -> tuple[str, ...]:
+        """Name the limit that binds, where it is not the server's, and how far that would help."""
+        bound, without, total = self.service.bound, self.service.without, self.size * self.service.processes.pools
+        if bound not in _RAISE:
+            return ()
+        words = f"raise the limit of the {bound} by {total - self.service.usable}: {_RAISE[bound]}"
+        if without is not None and without < total:
+            words = f"raise the limit of the {bound}: {_RAISE[bound]}; without it {without} would be usable"
+        return (words,)
 
     def _too_nested(self, asked: str) -> Judgement:
         """Judge where it is the deadlock floor that has no room, however short holds are."""
@@ -190,6 +208,8 @@ class Case:
         )
 
     def _larger(self) -> tuple[str, ...]:
+        if self.service.without is not None and self.service.without >= self.shared:
+            return ()  # the server has room: it is a limit of the role or the database that binds
         return (f"a server with room for {self.shared} connections, and with the cores to work for them",)
 
     def _notes(self) -> tuple[str, ...]:

@@ -19,8 +19,8 @@ __all__ = ["Plan", "Point", "Row", "make_plan"]
 
 _EXAMPLE: Final = 0.4
 """Seconds of the outside call that the sensitivity table shows, where the load has none."""
-_OWN, _SHARED = 1_600_000, 800_000
-"""Checkouts to play at most so as to be sure of what one pool needs, and all of them if they share and have to."""
+_MOST: Final = 1_600_000
+"""Checkouts to play at most so as to be sure of what one pool needs, and likewise all of them if they share and have to."""
 _BELOW, _ABOVE = 4, 4
 """Sizes of the curve below and above the one that is enough."""
 
@@ -84,13 +84,17 @@ class Plan:
     """That all pools take at the peak, with that size."""
     shared: int
     """That the whole load needs if all pools share: what a pooler needs towards the server."""
+    shared_certain: bool
+    """Whether it is known that so many are enough, and that one less is not; where all fits it is an estimate, and not pasted."""
     working: float
     """That the server works for at one time on average, at most: those held, less what is spent outside."""
     knee: Knee | None
     curve: tuple[Point, ...]
     sensitivity: tuple[Row, ...]
     simulated: bool
-    """Whether the load was played through, because Erlang's formula does not hold for it."""
+    """Whether the load was played through, because no formula holds for it."""
+    solved: bool
+    """Whether a formula is exact; where it is neither this nor played, formulas bound it."""
 
 
 def make_plan(load: Load, target: Target, service: Service) -> Plan:
@@ -103,11 +107,12 @@ def make_plan(load: Load, target: Target, service: Service) -> Plan:
     def demand(rate: float, holds: HoldTimes, most: int = 0) -> Demand:
         return Demand(rate, holds, burst=load.burst, wait=target.wait, share=target.share, traffic=traffic, most=most)
 
-    own, floor = demand(load.rate / serving, load.holds, _OWN), deadlock_floor(load.tasks, load.nesting)
+    own, floor = demand(load.rate / serving, load.holds, _MOST), deadlock_floor(load.tasks, load.nesting)
     need = own.least()
     size = max(need, floor)
     fits = size * processes.pools <= service.usable
-    shared_need = need if serving == 1 else demand(load.rate, load.holds, 0 if fits else _SHARED).least()
+    together = own if serving == 1 else demand(load.rate, load.holds, 0 if fits else _MOST)
+    shared_need = need if serving == 1 else together.least()
     shared = max(shared_need, deadlock_floor(load.tasks * serving, load.nesting))
     working, edge = load.rate * (load.holds.mean - load.outside), None if service.cores is None else knee(service.cores)
     judgement = Case(
@@ -163,11 +168,13 @@ def make_plan(load: Load, target: Target, service: Service) -> Plan:
         wild=own.is_wild,
         total=size * processes.pools,
         shared=shared,
+        shared_certain=together.is_certain(shared_need),
         working=working,
         knee=edge,
         curve=_curve(own, need, size),
         sensitivity=rows,
         simulated=own.simulated,
+        solved=own.solved,
     )
 
 

@@ -51,7 +51,7 @@ def waits(requests: Iterable[tuple[float, float]], servers: int, free: list[floa
 
 
 class Day(NamedTuple):
-    """Requests that were drawn: one comes in a unit of time, and holds for a unit of time, on average and exactly so."""
+    """Requests that were drawn: one comes in a unit of time, and holds for a unit of time, on average; on even days exactly so."""
 
     comes: array[float]
     held: array[float]
@@ -61,7 +61,8 @@ class Traffic:
     """
     Who comes when, and holds for how long: drawn day by day, whatever the load is. Bursts come by chance (Poisson).
 
-    The load of a day is exactly the one that is asked about: a day that happens to be busier tells less of it.
+    On even days the load is exactly the one that is asked about: a day that happens to be busier tells less of it. That is right only where a
+    queue forms and goes many times a day; a long one is made by just those busier days, and is seen on days as chance gives them.
     """
 
     def __init__(self, holds: HoldTimes, *, burst: int = 1, seed: int = 1) -> None:
@@ -74,19 +75,20 @@ class Traffic:
             seed: of what is drawn.
         """
         self._holds, self._burst, self._seed = holds, burst, seed
-        self._days: dict[tuple[int, int], Day] = {}
+        self._days: dict[tuple[int, int, bool], Day] = {}
 
-    def day(self, number: int, requests: int) -> Day:
+    def day(self, number: int, requests: int, *, even: bool = True) -> Day:
         """Give one of the days on which so many requests come, or a burst more."""
-        if (number, requests) not in self._days:
-            self._days[number, requests] = self._draw(random.Random(f"{self._seed} {number}"), requests)  # noqa: S311 - chance, not secrecy
-        return self._days[number, requests]
+        key = (number, requests, even)
+        if key not in self._days:
+            self._days[key] = self._draw(random.Random(f"{self._seed} {number}"), requests, even=even)  # noqa: S311 - chance, not secrecy
+        return self._days[key]
 
-    def _draw(self, dice: random.Random, requests: int) -> Day:
+    def _draw(self, dice: random.Random, requests: int, *, even: bool) -> Day:
         bursts, burst = -(-requests // self._burst), self._burst
         comes = list(accumulate(Exponential(1.0).draws(dice, bursts)))
         held = self._holds.draws(dice, bursts * burst)
-        pace, stretch = len(held) / comes[-1], len(held) / math.fsum(held)
+        pace, stretch = (len(held) / comes[-1], len(held) / math.fsum(held)) if even else (float(burst), 1 / self._holds.mean)
         paced = [at * pace for at in comes] if burst == 1 else [at * pace for at in comes for _ in range(burst)]
         return Day(array("d", paced), array("d", [hold * stretch for hold in held]))
 
@@ -102,7 +104,17 @@ class Share(NamedTuple):
 class Line:
     """Requests before so many connections, played on for as many days as are needed. All times are in mean holds."""
 
-    def __init__(self, traffic: Traffic, erlangs: float, servers: int, patience: float, requests: int) -> None:
+    def __init__(
+        self,
+        traffic: Traffic,
+        erlangs: float,
+        servers: int,
+        patience: float,
+        requests: int,
+        *,
+        even: bool = True,
+        warmup: float = 0.0,
+    ) -> None:
         """
         Begin with everything free.
 
@@ -112,7 +124,10 @@ class Line:
             servers: those there are.
             patience: the wait that is tolerated.
             requests: of a day.
+            even: whether each day's load is exactly that.
+            warmup: what is not looked at, at the least, since it begins with everything free.
         """
+        self._even, self._warmup = even, warmup
         self._traffic, self._erlangs, self._patience, self._requests = traffic, erlangs, patience, requests
         self._servers, self._free = servers, [0.0] * servers
         self._late: list[int] = []
@@ -121,7 +136,7 @@ class Line:
     def play(self, days: int) -> None:
         """Play on until so many days are over."""
         while self._days < days:
-            comes, held = self._traffic.day(self._days, self._requests)
+            comes, held = self._traffic.day(self._days, self._requests, even=self._even)
             per, begun, tolerated = 1 / self._erlangs, self._now, self._patience
             self._part = len(held) // _PARTS
             for start in range(0, self._part * _PARTS, self._part):
@@ -131,11 +146,17 @@ class Line:
             self._now = begun + comes[-1] * per
             self._days += 1
 
+    @property
+    def lasted(self) -> float:
+        """Give how long was played, in mean holds."""
+        return self._now
+
     def share(self) -> Share:
         """Give the share of the requests that waited for too long."""
-        late = self._late[_WARMUP:]
-        number = len(late) * self._part
-        each = [sum(late[start : start + self._days]) / self._part / self._days for start in range(0, len(late), self._days)]
+        warmup = max(_WARMUP, math.ceil(self._warmup * self._erlangs / self._part))
+        late = self._late[min(warmup, len(self._late) // 2) :]
+        number, days = len(late) * self._part, max(len(late) // (_PARTS - 1), 1)
+        each = [sum(late[end - days : end]) / self._part / days for end in range(len(late), days - 1, -days)]
         seen = sum(late) / number
         # the parts of all days together; and where nearly nobody waits, at least what chance alone would do
         far = _FAR * max(stdev(each) / math.sqrt(len(each)), math.sqrt(sum(late) + 1) / number)

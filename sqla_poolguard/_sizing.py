@@ -119,6 +119,10 @@ class Service:
     """Of the database server."""
     bound: Bound = Bound.SERVER
     """Which limit it is that leaves no more."""
+    allowed: int | None = None
+    """What that limit allows if nobody else has any; None if it is not known."""
+    without: int | None = None
+    """What the next limit would leave if that one were none; None if it is not known."""
 
 
 class Knee(NamedTuple):

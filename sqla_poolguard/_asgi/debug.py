@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import ipaddress
+import os
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qs
@@ -33,6 +34,8 @@ _HEADERS: Final = (
     ("x-content-type-options", "nosniff"),
     ("referrer-policy", "no-referrer"),
 )
+_SINCE: Final = datetime.now(UTC).isoformat(timespec="milliseconds")
+"""With the process id, of which each container has a 1: so that a reader sees that several processes answer."""
 _PROXIED: Final = (b"forwarded", b"x-forwarded", b"x-real-ip", b"via")
 """What the headers begin with that a proxy adds."""
 
@@ -69,7 +72,12 @@ class DebugPage:
                 scope,
                 send,
                 200,
-                {"at": at, "pools": [{**plain(pool), "monitor": plain(each)} for pool, each in zip(pools, told, strict=True)]},
+                {
+                    "at": at,
+                    "pid": os.getpid(),
+                    "since": _SINCE,
+                    "pools": [{**plain(pool), "monitor": plain(each)} for pool, each in zip(pools, told, strict=True)],
+                },
             )
         else:
             await answer(scope, send, 200, _HEADERS, draw(pools, at, _seconds(wishes.get("refresh", "")), told).encode())

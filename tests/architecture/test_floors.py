@@ -23,6 +23,7 @@ FLOORS = {
     "_bounds": RULES,
     "_breaker": RULES,
     "_budget": RULES,
+    "_bursts": RULES,
     "_demand": RULES,
     "_hold_times": RULES,
     "_erlang": RULES,

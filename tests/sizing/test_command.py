@@ -60,7 +60,7 @@ def test_json_is_the_documented_document(size):
     assert [(row["pool_size"], row["fits"]) for row in found["sensitivity"]] == [(56, False), (5, True), (102, False)]
     assert set(found) == {
         "schema", "verdict", "reason", "advice", "suggested", "load", "target", "server", "processes", "pool", "total", "shared",
-        "simulated", "played", "curve", "sensitivity", "formulas", "measured", "engine", "pgbouncer",
+        "shared_certain", "simulated", "played", "curve", "sensitivity", "formulas", "measured", "engine", "pgbouncer",
     }  # fmt: skip
 
 
@@ -280,6 +280,25 @@ def test_what_is_not_certain_is_said(size):
     assert (plain["simulated"], plain["pool"]["certain"], plain["played"]) == (False, True, 0)
     wild = size.run("--rate", 20, "--hold-p50", "1ms", "--hold-p99", "1s", "--max-connections", 100, COLUMNS="120").stdout
     assert "not certain: with so long a tail of the holds" in " ".join(wild.split())
+
+
+@pytest.mark.parametrize(("option", "statement"), [("--role-limit", "ALTER ROLE"), ("--database-limit", "ALTER DATABASE")])
+def test_limit_that_binds_is_named(size, option, statement):
+    """First, and no larger server; and a limit of none is taken by nobody."""
+    load = ("--rate", 400, "--hold", "30ms", "--max-connections", 100)
+    answer = size.answer(*load, option, 10)
+    name = statement.split()[1].lower()
+    assert f"and 10 are usable by the limit of the {name}" in answer["reason"]
+    assert (
+        answer["advice"][0]
+        == f"raise the limit of the {name} by {answer['suggested']['pool_size'] - 10}: {statement} … CONNECTION LIMIT"
+    )
+    assert not any("a server with room" in sentence for sentence in answer["advice"])
+    both = size.answer("--rate", 4000, *load[2:], option, 10)
+    assert both["advice"][0] == f"raise the limit of the {name}: {statement} … CONNECTION LIMIT; without it 92 would be usable"
+    assert any("a server with room" in sentence for sentence in both["advice"])
+    none = size.answer(*load, option, 0)
+    assert none["reason"].endswith(f"and none is usable: the limit of the {name} is 0")
 
 
 def test_nothing_is_usable(size):

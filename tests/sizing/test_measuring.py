@@ -17,7 +17,9 @@ from doubles import older
 from doubles.bouncer import PgBouncer
 
 from sqla_poolguard._cli.embedded import EmbeddedPostgres
+from sqla_poolguard._cli.size import exposition
 from sqla_poolguard._cli.size import server as asking
+from sqla_poolguard._cli.size.trouble import SizeError
 
 pytestmark = pytest.mark.postgres
 
@@ -51,6 +53,7 @@ def fetched(url):
 def test_debug_page_of_a_running_service(size, service):
     """Rate and hold by Little's law, and what is spent outside from what the pool has found; two processes do as much each."""
     answer = size.answer("--from", f"{service}/debug/", "--watch", "3s", *SERVER, "--workers", 2)
+    assert {"pid", "since"} <= fetched(f"{service}/debug/").keys()  # by which it is seen that several answer
     load = answer["load"]
     assert 2 * 10 < load["checkouts_per_second"] < 2 * 80
     assert 0.07 < load["hold_seconds"] < 1.0
@@ -80,14 +83,22 @@ def test_several_pools_have_to_be_told_apart(size, service):
 
 
 def test_saved_pages(size, service, tmp_path):
-    """Two or more of one process, in whatever order; one alone tells no rate."""
+    """Ten or more of one process, in whatever order; fewer tell a rate and no hold, and one alone not even that."""
     files = []
-    for number in range(3):
+    for number in range(12):
         files.append(tmp_path / f"{number}.json")
         files[-1].write_text(json.dumps(fetched(f"{service}/debug/")))
-        time.sleep(1)
-    answer = size.answer("--from", files[2], "--from", files[0], "--from", files[1], *SERVER)
+        time.sleep(0.2)
+    shuffled = [part for file in (*files[6:], *files[:6]) for part in ("--from", file)]
+    answer = size.answer(*shuffled, *SERVER)
     assert 10 < answer["load"]["checkouts_per_second"] < 80
+    assert 0.03 < answer["load"]["hold_seconds"] < 1.0
+    two = size.run("--from", files[0], "--from", files[-1], *SERVER)
+    assert two.returncode == 2
+    assert "they tell a rate (" in two.stderr
+    assert "and no hold time: 2 looks are too few; give --hold, or 10 looks or more" in two.stderr
+    given = size.answer("--from", files[0], "--from", files[-1], "--hold", "30ms", *SERVER)
+    assert given["load"]["hold_seconds"] == pytest.approx(0.03)
     alone = size.run("--from", files[0], *SERVER)
     assert "one saved debug page tells no rate" in alone.stderr
     (tmp_path / "other.json").write_text("[1]")
@@ -101,6 +112,32 @@ def test_saved_pages(size, service, tmp_path):
     pages[1]["pools"][0]["granted"] = 1
     files[1].write_text(json.dumps(pages[1]))
     assert "started anew" in size.run("--from", files[0], "--from", files[1], *SERVER).stderr
+    assert "several answer by turns" in size.run(*shuffled, *SERVER).stderr  # the last has more than the first
+    idle = [json.loads(file.read_text()) for file in files]
+    for page in idle:
+        page["pools"][0] |= {"used": 0, "granted": 0 if page is idle[0] else 1000}
+    for file, page in zip(files, idle, strict=True):
+        file.write_text(json.dumps(page))
+    assert "at none of 12 looks a connection was out; give --hold" in size.run(*shuffled, *SERVER).stderr
+    for change in ({"pid": 1}, {"since": "another time"}):
+        files[-1].write_text(json.dumps(idle[-1] | change))
+        assert "several answer by turns" in size.run(*shuffled, *SERVER).stderr
+
+
+@pytest.mark.parametrize("started", [("1.5", "1.5"), ("1.5", "2.5")])
+def test_metrics_of_several_processes(started):
+    """Each look is compared with the one before it: fewer than before, or another start, are of another process."""
+
+    def shown(number, start):
+        name = exposition.NAME
+        return f'process_start_time_seconds {start}\n{name}_bucket{{le="+Inf"}} {number}\n{name}_sum {number}\n{name}_count {number}\n'
+
+    less = 500 if started[0] == started[1] else 0
+    answers = [shown(1000 + less * (each % 2) + each, started[each == 7]) for each in range(20)]
+    with pytest.raises(SizeError, match="several answer by turns"):
+        exposition.scrape(iter(answers).__next__, shown(1, started[0]), 0.0, None, "here")
+    answers = [shown(1000 + each, started[0]) for each in range(20)]
+    assert exposition.scrape(iter(answers).__next__, shown(1, started[0]), 0.0, None, "here").of_one
 
 
 def test_address_that_is_nothing_we_know(size, service):
@@ -213,6 +250,19 @@ def test_url_as_an_application_has_it(size, asked):
     server, room = asked
     url = f"{url_of(server, 'shop')}?ssl=prefer&prepared_statement_cache_size=0&plugin=poolguard"
     assert size.answer("--from", url, *LOAD)["server"]["room"] == room
+
+
+def test_url_that_says_who_asks_in_its_parameters(size, asked):
+    """As libpq and asyncpg take them; what is given twice is refused."""
+    server, room = asked
+    place = f"postgresql://{server.host}:{server.port}/postgres"
+    assert size.answer("--from", f"{place}?user=narrow&password=secret", *LOAD)["server"]["room"] == 12 < room
+    parts = f"host={server.host}&port={server.port}&user=narrow&password=secret&database=postgres"
+    assert size.answer("--from", f"postgresql:///?{parts}", *LOAD)["server"]["room"] == 12
+    twice = size.run("--from", f"{place}?user=shop&user=narrow&password=secret", *LOAD)
+    assert twice.returncode == 2
+    assert "the URL has user more than once" in twice.stderr
+    assert "secret" not in twice.stderr
 
 
 def test_server_that_says_nothing(size, monkeypatch):

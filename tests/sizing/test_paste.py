@@ -109,3 +109,14 @@ def test_configuration_has_no_line_that_an_old_pooler_does_not_know(size):
     ini.read_string(size.answer(*CROWD, "--pgbouncer", "1.20")["pgbouncer"])
     assert "max_prepared_statements" not in ini["pgbouncer"]
     assert ini["pgbouncer"]["pool_mode"] == "transaction"
+
+
+def test_both_waits_together_are_within_the_deadline(size, server):
+    """The pool's and the pooler's, who takes parts of a second."""
+    answer = size.answer(*CROWD[:-2], "--deadline", "1s", "--pgbouncer", "1.18")
+    assert answer["suggested"]["pool_timeout"] == 0.25
+    with Printed("1.18", server, answer["pgbouncer"]) as bouncer:
+        url = bouncer.url("postgresql", "pgbouncer")
+        with psycopg.connect(url, autocommit=True, cursor_factory=psycopg.ClientCursor) as console:
+            config = {row[0]: row[1] for row in console.execute("SHOW CONFIG")}
+    assert float(config["query_wait_timeout"]) == 0.25

@@ -82,5 +82,7 @@ async def _activity(opened: asyncpg.Connection[Any], miss: Callable[[str], None]
     groups = tuple([Activity(**row) for row in await ask(opened, _ACTIVITY_SQL)])
     hidden = sum(group.count for group in groups if group.state is None)
     if hidden:
-        miss(f"what {hidden} sessions of other roles are doing: that needs GRANT pg_read_all_stats")
+        miss(
+            f"what {hidden} session{'' if hidden == 1 else 's'} of other roles {'is' if hidden == 1 else 'are'} doing: that needs GRANT pg_read_all_stats"
+        )
     return groups

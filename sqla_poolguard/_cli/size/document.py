@@ -63,6 +63,7 @@ def document(plan: Plan, inputs: Inputs, *, prepared: bool) -> dict[str, Any]:
         },
         "total": plan.total,
         "shared": plan.shared,
+        "shared_certain": plan.shared_certain,
         "simulated": plan.simulated,
         "played": plan.played,
         "curve": [{"pool_size": point.size, "late_share": point.share} for point in plan.curve],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from sqla_poolguard._cli.size.quantities import plural, shown_share, shown_time
-from sqla_poolguard._cli.size.words import processes_words, room_words
+from sqla_poolguard._cli.size.words import PLAYED, processes_words, room_words
 
 if TYPE_CHECKING:
     from sqla_poolguard._cli.size.given import Inputs
@@ -45,9 +45,20 @@ def _need(plan: Plan) -> list[Formula]:
     found = [Formula("busy on average", busy, "J. D. C. Little, A proof for the queuing formula, 1961")]
     if plan.simulated:
         played = f"the least c with {late} = {plan.demand}: the load was played through, {plan.played:,} checkouts (holds {plan.load.holds.words}; "
-        played += f"bursts of {plan.load.burst}); Erlang's formula holds for exponential holds and single arrivals only; "
-        played += f"with {plan.demand}, from {shown_share(plan.known.low)} to {shown_share(plan.known.high)} wait that long (99 of 100 times)"
+        played += f"bursts of {plan.load.burst}); formulas hold for exponential holds only; "
+        played += f"with {plan.demand}, from {shown_share(plan.known.low, PLAYED)} to {shown_share(plan.known.high, PLAYED)} wait that long (99 of 100 times)"
         found.append(Formula("needed", played, "J. Kiefer and J. Wolfowitz, On the theory of queues with many servers, 1955"))
+    elif not plan.solved:
+        words = f"the least c with {late} = {plan.demand}, as if holds were exponential and came in larger bursts, which in heavy traffic is the "
+        words += f"same if c_a^2 + c_s^2 is (here bursts of {plan.load.burst}, holds that vary by {plan.load.holds.variation:.3g}); to play so large "
+        words += "a load for long enough would take too long"
+        found.append(Formula("needed", words, "J. Kollerstrom, 1974; W. Whitt, Approximations for the GI/G/m queue, 1993"))
+    elif plan.load.burst > 1:
+        words = f"the least c with {late} = {plan.demand}: the chain of the requests that are there, bursts of {plan.load.burst}, a = {plan.busy:.3g}, "
+        words += f"h = {shown_time(hold)}, solved. Holds with a longer tail need more: --hold-p50 and --hold-p99"
+        found.append(
+            Formula("needed", words, "M. L. Chaudhry and J. G. C. Templeton, A First Course in Bulk Queues, 1983, M^X/M/c")
+        )
     else:
         formula = f"P(wait > t) = C(c, a) exp(-(c - a) t / h), a = {plan.busy:.3g}, h = {shown_time(hold)}; the least c with {late} = {plan.demand}"
         formula += ". Holds with a longer tail, and bursts, need more: --hold-p50 and --hold-p99, --burst"

@@ -27,7 +27,10 @@ _POOL: Final = "db_client_connection_pool_name"
 _LABEL: Final = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 _LINE: Final = re.compile(rf"""{NAME}_(bucket|sum|count)(?:\{{((?:[^"}}]|"(?:[^"\\]|\\.)*")*)\}})?\s+(\S+)""", re.ASCII)
 """Of an exemplar, which may follow, nothing is read."""
+_STARTED: Final = re.compile(r"^process_start_time_seconds(?:\{[^}]*\})?\s+(\S+)", re.ASCII | re.MULTILINE)
 _FEWEST: Final = 30
+_LOOKS: Final = 20
+"""So many that of two processes which answer by turns one is seen after the other."""
 
 
 @dataclass(slots=True)
@@ -59,22 +62,34 @@ class Totals:
 
 def scrape(read: Callable[[], str], first: str, seconds: float, pool: str | None, source: str) -> Measured:
     """
-    Read a process's metrics twice, and take what was added between.
+    Read a process's metrics again and again, and take what was added between first and last.
 
     Raises:
-        SizeError: it was too little, or there are several pools.
+        SizeError: it was too little, there are several pools, or several processes answer.
     """
-    began = time.monotonic()
+    began, pages = time.monotonic(), [first]
     before = _totals(first, pool, source)
-    time.sleep(seconds)
-    after = _totals(read(), pool, source)
-    lasted = time.monotonic() - began
-    added = after.since(before)
-    if added.count < _FEWEST or min(added.buckets.values()) < 0:
+    last = before
+    for _ in range(_LOOKS):
+        time.sleep(seconds / _LOOKS)
+        pages.append(read())
+        lasted, after = time.monotonic() - began, _totals(pages[-1], pool, source)
+        if min(after.since(last).buckets.values(), default=0) < 0 or len({_began(page) for page in pages}) > 1:
+            msg = f"{source}: the process was started anew while it was watched, or several answer by turns; ask one of them by its own address"
+            raise SizeError(msg)
+        last = after
+    added = last.since(before)
+    if added.count < _FEWEST:
         msg = f"{source}: {max(added.count, 0):g} checkouts in {lasted:.1f} s are too few to tell; watch it under load, or for longer (--watch 60s)"
         raise SizeError(msg)
     note = f"{added.count:,.0f} checkouts in {lasted:.1f} s of one process"
     return Measured(source=source, rate=added.count / lasted, of_one=True, holds=added.histogram(), notes=(note,))
+
+
+def _began(text: str) -> str | None:
+    """Give what a page says of when its process was started."""
+    found = _STARTED.search(text)
+    return found[1] if found else None
 
 
 def ask_prometheus(base: str, pool: str | None, window: str, source: str) -> Measured:

@@ -86,7 +86,14 @@ def gather(given: Given, measured: Sequence[Measured]) -> Inputs:
         return Inputs(
             load=_load(given, measured, processes),
             target=Target(wait=given.wait, share=given.late, deadline=given.deadline),
-            service=Service(processes=processes, usable=left.slots, bound=left.bound, cores=given.cores),
+            service=Service(
+                processes=processes,
+                usable=left.slots,
+                bound=left.bound,
+                allowed=limits.allowed(left.bound),
+                without=limits.without(left.bound).left(others, given.headroom).slots,
+                cores=given.cores,
+            ),
             limits=limits,
             others=others,
             headroom=given.headroom,
@@ -133,6 +140,8 @@ def _load(given: Given, measured: Sequence[Measured], processes: Processes) -> L
         rate = rate if rate is not None else source.rate * (serving * processes.engines if source.of_one else 1)
         if holds is None:
             holds, outside = source.holds, source.outside if outside is None else outside
+            if holds is None and source.lacks:
+                raise SizeError(source.lacks)
     if given.nesting > 1 and given.tasks is None:
         msg = "--nesting needs --tasks: how many tasks of one process nest at the same time at most"
         raise SizeError(msg)

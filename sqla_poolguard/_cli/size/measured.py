@@ -25,6 +25,8 @@ class Measured:
     holds: HoldTimes | None = None
     outside: float | None = None
     """Of a mean hold, the seconds awaiting something else than the database."""
+    lacks: str = ""
+    """Why it told no holds, where it should have."""
     limits: ServerLimits | None = None
     others: Others | None = None
     """What others have now."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import datetime
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 from sqla_poolguard._cli.size.measured import Measured
@@ -18,6 +19,8 @@ __all__ = ["measure", "moment", "pool_of", "watch"]
 _PAUSE: Final = 0.1
 _FEWEST: Final = 30
 """Checkouts below which a rate is chance."""
+_LOOKS: Final = 10
+"""Looks below which the connections that were out are chance."""
 _ELSEWHERE: Final = {"awaiting", "nested", "orphaned"}
 """States of a holder (`HolderState`) in which it could have given its connection back."""
 
@@ -49,7 +52,7 @@ def measure(pages: Sequence[tuple[float, dict[str, Any]]], name: str | None, sou
     pools = [(at, pool_of(page, name, source)) for at, page in pages]
     (began, first), (ended, last) = pools[0], pools[-1]
     granted, seconds = last["granted"] - first["granted"], ended - began
-    if granted < 0:
+    if not _is_one_process(pages, [pool for _, pool in pools]):
         msg = f"{source}: the process was started anew while it was watched, or several answer by turns; ask one of them by its own address"
         raise SizeError(msg)
     if granted < _FEWEST or seconds <= 0:
@@ -59,7 +62,13 @@ def measure(pages: Sequence[tuple[float, dict[str, Any]]], name: str | None, sou
     out = sum(pool["used"] for _, pool in pools) / looks
     elsewhere = sum(holder["state"] in _ELSEWHERE for _, pool in pools for holder in pool["holders"]) / looks
     rate = granted / seconds
-    hold = max(out, 0.5 / looks) / rate
+    if looks < _LOOKS or not out:
+        why = f"{looks} looks are too few" if looks < _LOOKS else f"at none of {looks} looks a connection was out"
+        lacks = f"{source}: they tell a rate ({rate:.3g} checkouts/s), and no hold time: {why}; give --hold, or {_LOOKS} looks or more"
+        return Measured(
+            source=source, rate=rate, of_one=True, lacks=lacks, notes=(f"{granted} checkouts in {seconds:.1f} s of one process",)
+        )
+    hold = out / rate
     note = f"{granted} checkouts in {seconds:.1f} s of one process; on average of {looks} looks {out:.2f} connections were out, "
     note += f"{elsewhere:.2f} of them while their holders awaited something else"
     return Measured(
@@ -70,6 +79,13 @@ def measure(pages: Sequence[tuple[float, dict[str, Any]]], name: str | None, sou
         outside=min(elsewhere / rate, 0.99 * hold),
         notes=(note,),
     )
+
+
+def _is_one_process(pages: Sequence[tuple[float, dict[str, Any]]], pools: Sequence[dict[str, Any]]) -> bool:
+    """Tell whether all pages can be of one process: it keeps its id, and what it counts only grows."""
+    ids = {(page.get("pid"), page.get("since")) for _, page in pages}
+    grows = all(before["granted"] <= after["granted"] for before, after in pairwise(pools))
+    return grows and len(ids) <= 1
 
 
 def moment(page: dict[str, Any]) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -10,6 +9,8 @@ if TYPE_CHECKING:
 
 __all__ = ["engine", "pgbouncer"]
 
+_SHORTEST: Final = 0.1
+"""Seconds; 0 would be no limit."""
 _SPARE: Final = 10
 """Clients beyond the pools' own: a person, a migration."""
 
@@ -46,7 +47,7 @@ default_pool_size = {shared}
 max_db_connections = {usable}
 ; towards the application: {pools} of {size}, and some to spare
 max_client_conn = {clients}
-; seconds that a query may wait for a connection
+; seconds that a query may wait for a connection, after those that it waited for in the pool
 query_wait_timeout = {wait}
 """
 _PREPARED: Final = """\
@@ -80,12 +81,13 @@ def pgbouncer(plan: Plan, *, prepared: bool = True) -> str:
         plan: with the sizes.
         prepared: whether it knows prepared statements in transaction mode (PgBouncer 1.21 and newer).
     """
+    timeout = plan.target.pool_timeout
     text = _PGBOUNCER.format(
         shared=max(min(plan.shared, plan.service.usable), 1),
         usable=max(plan.service.usable, 1),
         pools=plan.service.processes.pools,
         size=plan.size,
         clients=plan.total + _SPARE,
-        wait=max(math.ceil(plan.target.pool_timeout), 1),
+        wait=f"{max(min(timeout, plan.target.deadline - timeout), _SHORTEST):.3g}",
     )
     return text + (_PREPARED if prepared else "")

@@ -132,9 +132,9 @@ def shown_time(seconds: float) -> str:
     return f"{seconds * 1e6:.3g} us" if seconds else "0 s"
 
 
-def shown_share(share: float) -> str:
-    """Show a share as a percentage, with three digits: 1.02 % is not 1 %."""
+def shown_share(share: float, digits: int = 3) -> str:
+    """Show a share as a percentage, with three digits, since 1.02 % is not 1 %; or with fewer where no more are known."""
     percent = 100 * share
     if percent >= 0.01:  # noqa: PLR2004 - below, nobody sees a difference
-        return f"{percent:.3g} %"
+        return f"{percent:.{digits}g} %"
     return "< 0.01 %"

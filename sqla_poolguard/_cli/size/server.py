@@ -28,7 +28,13 @@ SELECT (count(*) FILTER (WHERE NOT (own_role AND here)))::int AS others,
 """
 """Whoever has another role, or is in another database, is not the service that is sized; each limit counts its own of them."""
 _OPTIONS: Final = {
+    "user",
+    "password",
+    "dbname",
+    "database",
+    "service",
     "host",
+    "hostaddr",
     "port",
     "passfile",
     "sslmode",
@@ -38,7 +44,7 @@ _OPTIONS: Final = {
     "channel_binding",
     "target_session_attrs",
 }
-"""Of libpq's, those that lead to the server."""
+"""Of libpq's, those that lead to the server, and say who asks."""
 _SSL: Final = {"disable", "allow", "prefer", "require", "verify-ca", "verify-full"}
 _POOLED: Final = "SELECT pg_backend_pid() AS pid"
 
@@ -85,7 +91,13 @@ def _conninfo(dsn: str) -> str:
             "the URL cannot be read; allowed: postgresql://role:password@host:port/database"  # it is not shown: it has a password
         )
         raise SizeError(msg) from None
-    options = {name: value for name, value in url.query.items() if name in _OPTIONS and isinstance(value, str)}
+    twice = [name for name, value in url.query.items() if name in _OPTIONS and not isinstance(value, str)]
+    if twice:
+        msg = f"the URL has {', '.join(twice)} more than once; allowed: once"
+        raise SizeError(msg)
+    options = {name: str(value) for name, value in url.query.items() if name in _OPTIONS}
+    if "database" in options:  # asyncpg's name for it
+        options["dbname"] = options.pop("database")
     if url.query.get("ssl") in _SSL:  # asyncpg's name for it
         options["sslmode"] = str(url.query["ssl"])
     parts = {"host": url.host, "port": url.port, "user": url.username, "password": url.password, "dbname": url.database}

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from sqla_poolguard._cli.charts import bar
 from sqla_poolguard._cli.size.quantities import plural, shown_share, shown_time
-from sqla_poolguard._cli.size.words import processes_words, room_words, unsure_words
+from sqla_poolguard._cli.size.words import PLAYED, SOLVED, how_words, processes_words, room_words, unsure_words
 from sqla_poolguard._sizing import Verdict
 
 if TYPE_CHECKING:
@@ -49,8 +49,7 @@ def figures(plan: Plan) -> RenderableType:
     table.add_column()
     table.add_column(justify="right")
     table.add_column()
-    how = "played through" if plan.simulated else "Erlang C"
-    late = f"at most {shown_share(plan.target.share)} wait longer than {shown_time(plan.target.wait)} ({how})"
+    late = f"at most {shown_share(plan.target.share)} wait longer than {shown_time(plan.target.wait)} ({how_words(plan)})"
     unsure = unsure_words(plan)
     table.add_row(
         "busy on average", f"{plan.busy:.3g}", Text(f"{_number(plan.rate)}/s x {shown_time(plan.load.holds.mean)}", "dim")
@@ -74,6 +73,8 @@ def figures(plan: Plan) -> RenderableType:
         words = f"of {plan.knee.classic} to {plan.knee.recent} that the server's cores can work for, all pools together"
         table.add_row("working at a time", f"{plan.working:.3g}", Text(words, "dim"))
     table.add_row("if all share", str(plan.shared), Text("that one pooler would need for the whole load", "dim"))
+    if plan.verdict is Verdict.NEEDS_POOLER and not plan.shared_certain:
+        table.add_row("", "", Text("the safe side: it is not certain that fewer are too few", "yellow"))
     return table
 
 
@@ -102,7 +103,7 @@ def curve(plan: Plan, *, plain: bool) -> RenderableType:
         ]
         arrow = f"{'<-' if plain else '←'} {', '.join(marks)}" if marks else ""
         drawn = Text(bar(length, _DECADES, _BAR, plain=plain), "green" if enough else "yellow")
-        table.add_row(str(point.size), drawn, shown_share(point.share), Text(arrow, "bold"))
+        table.add_row(str(point.size), drawn, shown_share(point.share, PLAYED if plan.simulated else SOLVED), Text(arrow, "bold"))
     return table
 
 

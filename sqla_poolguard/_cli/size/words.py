@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from sqla_poolguard._budget import Bound
 from sqla_poolguard._cli.size.quantities import plural, shown_share
@@ -12,7 +12,13 @@ if TYPE_CHECKING:
     from sqla_poolguard._cli.size.given import Inputs
     from sqla_poolguard._plan import Plan
 
-__all__ = ["processes_words", "room_words", "unsure_words"]
+__all__ = ["PLAYED", "SOLVED", "how_words", "processes_words", "room_words", "unsure_words"]
+
+
+PLAYED: Final = 2
+"""Digits of a share that was played."""
+SOLVED: Final = 3
+"""Digits of one that a formula gives."""
 
 
 def room_words(inputs: Inputs) -> str:
@@ -41,15 +47,26 @@ def processes_words(processes: Processes) -> str:
     return words + (f", {processes.engines} engines each" if processes.engines > 1 else "")
 
 
+def how_words(plan: Plan) -> str:
+    """Say how it was found out how many wait."""
+    if plan.simulated:
+        return "played through"
+    if not plan.solved:
+        return "the worse of two formulas"
+    return "Erlang C" if plan.load.burst == 1 else "M^X/M/c"
+
+
 def unsure_words(plan: Plan) -> str:
     """Say what was not found out, however long the load was played; nothing where it was."""
-    if plan.certain or not plan.simulated or plan.size > plan.demand:
+    if plan.certain or plan.size > plan.demand:
         return ""
+    below, goal = plan.known_below, plan.target.share
+    if not plan.simulated:
+        return f"the safe side: with {plan.demand - 1} it is {_between(below.low, below.high, SOLVED)}; so large a load would have to be played for too long"
     if plan.wild:
         return (
             f"not certain: with so long a tail of the holds, even {plan.played:,} checkouts tell little; measure, and leave room"
         )
-    below, goal = plan.known_below, plan.target.share
     if plan.known.high > goal:
         return f"not certain: {_between(plan.known.low, plan.known.high)} wait that long with {plan.demand}"
     return (
@@ -57,5 +74,5 @@ def unsure_words(plan: Plan) -> str:
     )
 
 
-def _between(low: float, high: float) -> str:
-    return f"{shown_share(low)} to {shown_share(high)}" if low else f"up to {shown_share(high)}"
+def _between(low: float, high: float, digits: int = PLAYED) -> str:
+    return f"{shown_share(low, digits)} to {shown_share(high, digits)}" if low else f"up to {shown_share(high, digits)}"
