@@ -26,6 +26,10 @@ class VirtualLoop(clock.VirtualLoop):
         VirtualLoop.latest = FakeClock(self.start)
         super().__init__(VirtualLoop.latest)
 
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - asyncio's signature
+        """Wait for its threads, which live in real time: a timeout of this clock would be over at once."""
+        await super().shutdown_default_executor(None)
+
     @property
     def _now(self) -> float:
         return self.clock.now
