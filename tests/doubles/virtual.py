@@ -27,8 +27,8 @@ class VirtualLoop(clock.VirtualLoop):
         super().__init__(VirtualLoop.latest)
 
     async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - asyncio's signature
-        """Wait for its threads, which live in real time: a timeout of this clock would be over at once."""
-        await super().shutdown_default_executor(None)
+        """Wait for its threads, which live in real time: a timeout of this clock would be over at once (Python 3.11 has none)."""
+        await super().shutdown_default_executor()
 
     @property
     def _now(self) -> float:
