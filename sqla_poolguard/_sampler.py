@@ -189,6 +189,7 @@ class Sampler:
             streak.in_database += passed
             streak.begin_gap(look.operations, used=look.busy)
             return
+        streak.idle_in_transaction = streak.idle_in_transaction or look.in_transaction
         streak.gaps.see(now, sight.current, sight.awaiting)
         self._judge.count(record, streak, sight, passed, beat.passed)
         self._judge.idle(record, streak, sight)

@@ -43,6 +43,7 @@ class Streak:
         "gaps",
         "gone",
         "granted_at",
+        "idle_in_transaction",
         "in_database",
         "in_transaction",
         "inquiry",
@@ -85,6 +86,8 @@ class Streak:
         self.spot: Any = None
         """Where in a trace its holder was when it was seen first; see `Tracing`."""
         self.in_transaction: bool | None = None
+        self.idle_in_transaction: bool | None = None
+        """Whether it was ever seen idle with a transaction open; None: never seen idle, or the driver does not tell."""
         self.nested = 0
         """Samples one after the other that saw it nested."""
         self.sight: Sight | None = None

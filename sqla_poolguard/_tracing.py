@@ -33,7 +33,7 @@ class Hold(NamedTuple):
     left_out: int = 0
     """Gaps that are not among these."""
     in_transaction: bool | None = None
-    """Whether a transaction was open when the connection was seen idle last."""
+    """Whether a transaction was open at any time when the connection was seen idle."""
 
 
 class Tracing:

@@ -90,6 +90,19 @@ async def test_hold_across_awaits(postgres_url, sdk):
         assert begin - CLOCK_SET <= event.timestamp <= event.timestamp + seconds * 1e9 <= end + CLOCK_SET
 
 
+async def test_transaction_that_was_open_while_it_idled(postgres_url, sdk):
+    """A hold was idle in a transaction although that is over when it is looked at last."""
+    async with Stage(postgres_url, guard={"tracer_provider": sdk.provider}) as stage:
+        with sdk.tracer.start_as_current_span("request"):
+            async with stage.db.connect() as connection:
+                await connection.execute(ONE)
+                await asyncio.sleep(LONG)
+                await connection.rollback()
+                await asyncio.sleep(LONG)
+    (span,) = sdk.named("pool.hold")
+    assert short(span.attributes)["in_transaction"] is True
+
+
 async def test_hold_that_is_right_is_not_drawn(postgres_url, sdk):
     """A long query, and a hold that is declared, are nothing to see."""
     async with Stage(postgres_url, guard={"tracer_provider": sdk.provider}) as stage:
