@@ -55,7 +55,8 @@ def late_in_bursts(patience: float, servers: int, load: float, burst: int) -> fl
         chance = load / burst * window / servers
         window += chance - (recent[0] if len(recent) == burst else 0.0)
         recent.append(chance)
-    raise AssertionError  # pragma: no cover - counting does not end
+    msg = "bug: counting has ended"
+    raise AssertionError(msg)  # pragma: no cover - it does not
 
 
 def least_for_bursts(patience: float, load: float, burst: int, share: float) -> int:

@@ -120,7 +120,9 @@ class Trail:
             return
         hold = Hold(checkout, lease.found, spot, lease.granted_at)
         if streak is not None:
-            hold = hold._replace(gaps=streak.gaps.close(), left_out=streak.gaps.left_out, in_transaction=streak.idle_in_transaction)
+            hold = hold._replace(
+                gaps=streak.gaps.close(), left_out=streak.gaps.left_out, in_transaction=streak.idle_in_transaction
+            )
         if is_lost:
             self._tracing.keep(hold, now)
         else:

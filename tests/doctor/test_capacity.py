@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
+from doubles.consoles import CONSOLE
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sqla_poolguard._cli.doctor.capacity import capacity, largest
-from sqla_poolguard._cli.doctor.sights import Console, ConsoleDatabase, ConsolePool, ConsoleUser
+from sqla_poolguard._cli.doctor.sights import ConsoleDatabase, ConsolePool, ConsoleUser
 
 LIMIT = st.integers(0, 6)
 
 
 def console(pools, databases, users):
     """Make a console: pairs of database and user; size, reserve and limit of each; size, reserve and limit of each."""
-    return Console(
-        version="1.24.1",
-        max_client_conn=100,
-        default_pool_size=20,
-        reserve_pool_size=0,
-        max_db_connections=0,
-        max_prepared_statements=200,
-        ignore_startup_parameters=frozenset(),
-        pool_sizes={},
+    return replace(
+        CONSOLE,
         databases={
             name: ConsoleDatabase(server=server, pool_size=size, reserve=reserve, most=most)
             for name, (size, reserve, most, server) in databases.items()

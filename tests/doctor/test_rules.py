@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from doubles.consoles import CONSOLE
 
 from sqla_poolguard._budget import Processes, ServerLimits
 from sqla_poolguard._cli.doctor.evidence import App, Circumstances, Evidence, RouteAtRisk, Settings
 from sqla_poolguard._cli.doctor.rules import RULES, apply
 from sqla_poolguard._cli.doctor.sights import (
     Activity,
-    Console,
     ConsoleDatabase,
     ConsolePool,
     Cost,
@@ -37,19 +37,6 @@ SERVER = Server(version="18.0", role="app", limits=LIMITS, timeouts=TIMEOUTS, ac
 COST = Cost(phases=(("TCP", 0.001),), round_trip=0.001, stock_ping=0.003, own_ping=0.001)
 TOLD = Circumstances(deadline=10, idle_cut=None, hold=0.02, sqlalchemy="2.1.9", asyncpg="0.32.0")
 HEALTHY = Evidence(settings=(ENGINE,), circumstances=TOLD, server=SERVER, cost=COST)
-CONSOLE = Console(
-    version="1.24.1",
-    max_client_conn=100,
-    default_pool_size=20,
-    reserve_pool_size=0,
-    max_db_connections=0,
-    max_prepared_statements=200,
-    ignore_startup_parameters=frozenset(),
-    pool_sizes={},
-    databases={"orders": ConsoleDatabase(server="db:5432", pool_size=20, reserve=0, most=0)},
-    users={},
-    pools=(ConsolePool(database="orders", user="app", clients=3, waiting=0, longest_wait=0.0),),
-)
 POOLER = Pooler(proof="the pids differ", mode=Mode.TRANSACTION, renames=True, console=CONSOLE)
 POOLED = replace(HEALTHY, pooler=POOLER, cost=replace(COST, stock_ping=None))
 ROUTE = RouteAtRisk(path="GET /x", endpoint="x", file="x.py", line=1, dependency="get_session", kind="StreamingResponse")

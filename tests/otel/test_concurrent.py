@@ -6,7 +6,6 @@ import gc
 import threading
 from functools import partial
 
-import pytest
 from doubles.pools import engine, ledger_of, pool_of
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader

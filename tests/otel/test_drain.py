@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import threading
 import time
@@ -131,9 +132,7 @@ def counted(sdk):
 def test_engine_is_made_at_once_whatever_others_have_left(sdk, monkeypatch):
     """Who makes an engine records no samples of those that are gone: the next export does, and the oldest of too many are forgotten."""
     monkeypatch.setattr(_metrics, "SAMPLES_KEPT", 100)
-    recorded = []
-    with monkeypatch.context() as patch:
-        patch.setattr(sdk.metrics, "use_time", Noting(recorded))
+    with noted(sdk, monkeypatch) as recorded:
         for number in range(2):
             leave(number, 300)
         observe(Ledger(), "new")
@@ -149,9 +148,7 @@ def test_engines_that_are_too_many_are_recorded_little_by_little(sdk, monkeypatc
     """Beyond so many engines that are gone each one that is made records some samples, and no more."""
     monkeypatch.setattr(_metrics, "_MOST_LEFT", 2)
     monkeypatch.setattr(_metrics, "_AT_ONCE", 5)
-    recorded = []
-    with monkeypatch.context() as patch:
-        patch.setattr(sdk.metrics, "use_time", Noting(recorded))
+    with noted(sdk, monkeypatch) as recorded:
         for number in range(4):
             leave(number, 4)
             assert len(recorded) <= 5 * max(number - 1, 0)
@@ -329,6 +326,15 @@ async def test_garbage_collector_records_nothing(sdk, monkeypatch):
     gc.collect()
     assert ledger_of(db).ended["leaked"] == 1
     assert recorded == []
+
+
+@contextlib.contextmanager
+def noted(sdk, monkeypatch):
+    """Note the use times that are recorded meanwhile."""
+    recorded = []
+    with monkeypatch.context() as patch:
+        patch.setattr(sdk.metrics, "use_time", Noting(recorded))
+        yield recorded
 
 
 class Noting:

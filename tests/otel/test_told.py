@@ -99,16 +99,22 @@ async def test_collected_holder(sdk):
     at_rest(db)
 
 
+async def cancelled_when_handed_over(sdk):
+    """Let two wait for a connection, and cancel the first in the moment in which it gets it."""
+    db = engine(pool_size=1, max_overflow=0)
+    connection = await db.connect()
+    first, second = wait(sdk, db, "first"), wait(sdk, db, "second")
+    await asyncio.sleep(1)
+    connection.sync_connection.close()
+    first.cancel()
+    return first, second
+
+
 async def test_cancelled_waiter_hands_on(sdk):
     """A waiter that is cancelled with a connection in its hands is no holder: the next is linked to who gave it."""
-    db = engine(pool_size=1, max_overflow=0)
     with sdk.tracer.start_as_current_span("holder"):
-        connection = await db.connect()
-        first, second = wait(sdk, db, "first"), wait(sdk, db, "second")
-        await asyncio.sleep(1)
-        connection.sync_connection.close()
-        first.cancel()
-    await asyncio.gather(first, second, return_exceptions=True)
+        waiters = await cancelled_when_handed_over(sdk)
+    await asyncio.gather(*waiters, return_exceptions=True)
     (held,) = spans(sdk, "holder")
     cancelled, granted = sdk.acquired()
     assert short(cancelled.attributes)["outcome"] == "cancelled"
@@ -118,14 +124,8 @@ async def test_cancelled_waiter_hands_on(sdk):
 
 async def test_waiter_that_is_cancelled_after_the_hand_over(sdk):
     """A holder is told that it gave, not what became of it; if that waiter is cancelled in the same moment, it is told that too, and of the next."""
-    db = engine(pool_size=1, max_overflow=0)
     with sdk.tracer.start_as_current_span("holder"):
-        connection = await db.connect()
-        first, second = wait(sdk, db, "first"), wait(sdk, db, "second")
-        await asyncio.sleep(1)
-        connection.sync_connection.close()
-        first.cancel()
-        await asyncio.gather(first, second, return_exceptions=True)
+        await asyncio.gather(*await cancelled_when_handed_over(sdk), return_exceptions=True)
     (held,) = spans(sdk, "holder")
     told = [(event["outcome"], event["waiter.trace_id"]) for _, _, event in events(held)]
     (one, two) = (names(spans(sdk, name)[0])[0] for name in ("first", "second"))
