@@ -117,8 +117,8 @@ async def test_storm_with_resizes_on_postgres(postgres_url):
 
     try:
         most = 0
-        for limit in [*(rnd.randint(1, 8) for _ in range(25)), 3]:
-            size = rnd.randint(1, limit)
+        limits = [rnd.randint(1, 8) for _ in range(25)]
+        for limit, size in [*((limit, rnd.randint(1, limit)) for limit in limits), (3, 3)]:
             if rnd.random() < 0.5:
                 pool.resize(size, limit - size)
             else:
