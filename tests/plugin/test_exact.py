@@ -173,7 +173,7 @@ def test_in_uvloop(suite):
 def test_what_is_no_foreign_await(suite):
     """The database may take as long as it likes, a reset too; so may CPU, short awaits, and what was declared."""
     source = ENGINES.format(delay=0.08) + "".join(test_of(name, body) for name, body in INNOCENTS.items())
-    run = suite(source, poolguard_max_foreign_await="0.04")
+    run = suite(source, poolguard_max_foreign_await="0.06")
     assert run.blamed == {}, run.text
     assert set(run.results.values()) == {"passed"}
 
@@ -194,14 +194,17 @@ def test_driver_that_does_not_tell(suite):
     names = ("as_completed", "queue_join", "event_of_a_task", "memory_stream")
     source = ENGINES.format(delay=0.001) + SQLITE
     source += "".join(test_of(f"{name}_in_turn", IN_TURN[name]) for name in names)
-    source += "".join(test_of(name, LEAKS[name][0]) for name in (*names[1:], "event", "gather_then"))
+    longer = {
+        name: LEAKS[name][0].replace("0.05", "0.3").replace("0.03", "0.15") for name in (*names[1:], "event", "gather_then")
+    }
+    source += "".join(test_of(name, body) for name, body in longer.items())
     source += """
     def test_what_is_left():
         from sqla_poolguard._testing import uses
         assert not uses._counted
 """
-    run = suite(source, poolguard_max_foreign_await="0.02")
-    assert set(run.blamed) == {f"test_{name}" for name in (*names[1:], "event", "gather_then")}, run.text
+    run = suite(source, poolguard_max_foreign_await="0.1")  # its thread works, and whoever awaits it comes late
+    assert set(run.blamed) == {f"test_{name}" for name in longer}, run.text
     assert "the database" not in re.sub(r"\d in database", "", run.text)
 
 
