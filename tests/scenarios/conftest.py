@@ -14,10 +14,11 @@ def _eager() -> asyncio.AbstractEventLoop:
 
 
 def pytest_asyncio_loop_factories(config, item):
-    """Run every scenario in each kind of loop; uvloop and eager tasks from Python 3.12 on, unless `POOLGUARD_LOOPS` is asyncio."""
+    """Run every scenario in each kind of loop, or in those that `POOLGUARD_LOOPS` names; uvloop and eager tasks from Python 3.12 on."""
     factories = {"asyncio": asyncio.new_event_loop}
-    if sys.version_info >= (3, 12) and os.environ.get("POOLGUARD_LOOPS") != "asyncio":
+    if sys.version_info >= (3, 12):
         import uvloop  # noqa: PLC0415
 
         factories |= {"uvloop": uvloop.new_event_loop, "eager": _eager}
-    return factories
+    wanted = os.environ.get("POOLGUARD_LOOPS")
+    return {name: factories[name] for name in wanted.split(",")} if wanted else factories
