@@ -27,7 +27,14 @@ __all__ = ["Owner", "Stay"]
 class Owner:
     """Whose a connection is: a test's, a fixture's that outlives the test, or the run's."""
 
-    __slots__ = ("fixture", "has_ended", "has_failed", "name", "place", "scope", "sessions", "stays")
+    place: Any = None
+    """The class or the module in whose attributes it may keep something, as `setup_class` does."""
+    sessions: Iterable[Any] = ()
+    """SQLAlchemy's sessions that it has made, wherever it has put them."""
+    has_ended = False
+    """Whether it was judged: what comes later is nobody's fault that can still be told."""
+    has_failed = False
+    """Whether it failed by itself, and is not to be accused beside that."""
 
     def __init__(self, name: str, fixture: str | None = None, scope: str | None = None) -> None:
         """
@@ -41,16 +48,8 @@ class Owner:
         self.name = name
         self.fixture = fixture
         self.scope = scope
-        self.place: Any = None
-        """The class or the module in whose attributes it may keep something, as `setup_class` does."""
-        self.sessions: Iterable[Any] = ()
-        """SQLAlchemy's sessions that it has made, wherever it has put them."""
         self.stays: dict[Stay, None] = {}
         """Its leases, in the order of the checkouts; of those that have ended well, as many as are asked for."""
-        self.has_ended = False
-        """Whether it was judged: what comes later is nobody's fault that can still be told."""
-        self.has_failed = False
-        """Whether it failed by itself, and is not to be accused beside that."""
 
     def __str__(self) -> str:
         return f"fixture {self.fixture!r} ({self.scope} scope)" if self.fixture is not None else self.name
@@ -59,31 +58,30 @@ class Owner:
 class Stay:
     """One lease, from the checkout to its end. It keeps neither the connection nor the task alive."""
 
-    __slots__ = (
-        "_charged",
-        "_clock",
-        "account",
-        "declared",
-        "elsewhere",
-        "ended_at",
-        "ending",
-        "fixture",
-        "granted_at",
-        "in_database",
-        "is_cut_off",
-        "is_lent",
-        "is_told",
-        "owner",
-        "place",
-        "pool",
-        "record",
-        "suspicion",
-        "taken_from",
-        "task",
-        "task_name",
-        "uses",
-        "wasted_at",
-    )
+    # what is usual is the class's: a stay is made for every checkout of a test run
+    ended_at: float | None = None
+    ending: Ending | None = None
+    in_database: float | None = None
+    """Seconds of it spent in the database; None if nobody looked."""
+    elsewhere: float | None = None
+    """Seconds of it spent awaiting something else; None if nobody looked."""
+    wasted_at: tuple[Site | None, str | None] = (None, None)
+    """The line that took most of them, and what it awaited."""
+    is_told = False
+    """Whether somebody was blamed for it, or excused."""
+    account: Account | None = None
+    """What its time went for, in exact mode."""
+    uses: Uses | None = None
+    """What it is asked, in exact mode, if its driver does not tell."""
+    suspicion: Fault | None = None
+    """What its test is to be told of it, unless a fixture ends the task that has it."""
+    taken_from: str | None = None
+    """The test that has checked it out, if a fixture turned out to keep it."""
+    is_lent = False
+    """Whether that fixture has made the session, too: if it does not close it, that is not the test's fault."""
+    is_cut_off = False
+    """Whether it came back, a suspect, only because its event loop ended."""
+    _charged: float | None = None
 
     def __init__(self, record: GuardedRecord, place: Place | None, owner: Owner, fixture: str | None) -> None:
         """
@@ -108,29 +106,6 @@ class Stay:
         self.declared = declared_in(copy_context())
         """The reason of the `allow_hold` in which it was checked out, if it was in one."""
         self.granted_at: float = lease.granted_at or 0.0
-        self.ended_at: float | None = None
-        self.ending: Ending | None = None
-        self.in_database: float | None = None
-        """Seconds of it spent in the database; None if nobody looked."""
-        self.elsewhere: float | None = None
-        """Seconds of it spent awaiting something else; None if nobody looked."""
-        self.wasted_at: tuple[Site | None, str | None] = (None, None)
-        """The line that took most of them, and what it awaited."""
-        self.is_told = False
-        """Whether somebody was blamed for it, or excused."""
-        self.account: Account | None = None
-        """What its time went for, in exact mode."""
-        self.uses: Uses | None = None
-        """What it is asked, in exact mode, if its driver does not tell."""
-        self.suspicion: Fault | None = None
-        """What its test is to be told of it, unless a fixture ends the task that has it."""
-        self.taken_from: str | None = None
-        """The test that has checked it out, if a fixture turned out to keep it."""
-        self.is_lent = False
-        """Whether that fixture has made the session, too: if it does not close it, that is not the test's fault."""
-        self.is_cut_off = False
-        """Whether it came back, a suspect, only because its event loop ended."""
-        self._charged: float | None = None
         self._clock = record.guarded._clock
 
     def __repr__(self) -> str:
