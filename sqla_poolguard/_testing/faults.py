@@ -112,8 +112,8 @@ def fault_of(kind: FaultKind, stay: Stay, current: Site | None = None, awaiting:
     if not detail and kept_by is not None:
         user = f"checked out in {stay.taken_from}, " if stay.is_lent else ""
         whose = f", which ended here{_NOT_TO_BLAME}" if guilty is None else ", and was still out when that ended"
-        detail = f"{user}kept by {stay.owner}{whose}"
-    fixture = stay.fixture or (kept_by if stay.taken_from is None else None)
+        detail = f"{user}{'begun' if stay.is_later else 'kept'} by {stay.owner}{whose}"
+    fixture = stay.fixture or (kept_by if stay.taken_from is None and not stay.is_later else None)
     return Fault(
         kind, stay.pool, stay.site, stay.stack, stay.task_name, stay.held, fixture, current, awaiting, detail or None, test=guilty
     )

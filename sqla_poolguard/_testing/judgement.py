@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from sqla_poolguard._awaits import chain_of
 from sqla_poolguard._callsite import this_task
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from sqla_poolguard._testing.stays import Owner, Stay
 
 __all__ = ["accuse", "is_worth_keeping", "judge_end", "nested", "suspect_rest", "suspect_tasks"]
+
+
+_ROUNDS: Final = 2
 
 
 def is_worth_keeping(stay: Stay, policy: Policy) -> bool:
@@ -126,14 +129,19 @@ def judge_end(owner: Owner, policy: Policy, fixtures: Mapping[Any, Owner]) -> li
             keeper.stays[stay] = None
         elif _is_declared(stay, policy):
             stay.is_told = True
-    if out := [stay for stay in _out(owner) if stay.suspicion is None]:
-        quiesce(out, policy.quiesce)
+    had_time: dict[Stay, None] = {}
+    for _ in range(
+        _ROUNDS
+    ):  # what is checked out meanwhile by something that goes on for ever gets its time, too, but not for ever
+        if out := [stay for stay in _out(owner) if stay.suspicion is None and stay not in had_time]:
+            quiesce(out, policy.quiesce)
+            had_time.update(dict.fromkeys(out))
     if _out(owner):
         gc.collect()
     owner.has_ended = True
     return [
         *_suspected(owner),
-        *(accuse(stay) for stay in _out(owner)),
+        *(accuse(stay) for stay in _out(owner) if stay in had_time),
         *_lost(owner),
         *_across_awaits(owner, policy),
         *_overdue(owner, policy),

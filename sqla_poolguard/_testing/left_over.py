@@ -15,12 +15,14 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqla_poolguard._awaits import chain_of, context_of
-from sqla_poolguard._testing.tasks import living_tasks, unfinished_tasks
+from sqla_poolguard._callsite import this_task
+from sqla_poolguard._testing.mains import is_main
+from sqla_poolguard._testing.tasks import listed, living_tasks, unfinished_tasks
+from sqla_poolguard._testing.threads import Threads
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Handle, Task
-    from collections.abc import Collection, Iterable
-    from threading import Thread
+    from collections.abc import Callable, Collection, Iterable
 
     from sqla_poolguard._testing.stays import Owner
 
@@ -28,8 +30,6 @@ __all__ = ["LeftOver", "Standing", "tasks_till_now"]
 
 _PATIENCE: Final = 0.1
 """Seconds to wait, at most, for a loop in another thread that may be blocked."""
-_POOLED: Final = frozenset({"concurrent", "anyio"})
-"""Whose threads work for everybody."""
 
 _lineage: Final[ContextVar[Owner | None]] = ContextVar("sqla_poolguard_lineage", default=None)
 """Whose task or timer this is, in those that were left over, and in what these begin."""
@@ -54,12 +54,14 @@ class LeftOver:
         self._tasks: weakref.WeakKeyDictionary[Task[Any], Owner] = weakref.WeakKeyDictionary()
         self._loops: dict[int, weakref.ref[AbstractEventLoop]] = {}
         """Event loops that may outlive a test, by their ids."""
-        self._threads: weakref.WeakKeyDictionary[Thread, Owner | None] = weakref.WeakKeyDictionary()
-        """Threads, and who has left them over; None: what they do, they do for every test."""
-        self._last: list[Thread] = []
-        """The threads that there were when somebody looked last."""
-        self._has_tasks = self._has_threads = False
+        self._has_tasks = False
         """Whether anybody has left any."""
+        self.threads = Threads()
+
+    def enter(self) -> Callable[[], None]:
+        """Begin to note who begins threads; those that there are work for everybody. Gives a function that ends it."""
+        self.threads.mark(None)
+        return self.threads.watch(lambda: self.owner_of(self._this_task()))
 
     def owner_of(self, task: weakref.ref[Task[Any]] | None) -> Owner | None:
         """Tell whose is what is done now; None if it is nothing that was left over. Called for each checkout, where it is made."""
@@ -67,9 +69,11 @@ class LeftOver:
         if owner is None and self._has_tasks and task is not None:
             owner = self._tasks.get(task())  # type: ignore[arg-type] # it runs: it lives
             _lineage.set(owner)  # Python 3.11 does not always tell a task's context from outside
-        if owner is None and self._has_threads:
-            owner = self._threads.get(threading.current_thread())
-        return owner
+        return owner if owner is not None else self.threads.owner()
+
+    def _this_task(self) -> weakref.ref[Task[Any]] | None:
+        task = this_task() if self._has_tasks else None
+        return weakref.ref(task) if task is not None else None
 
     def standing(self) -> Standing:
         """Look at what there is, and that somebody has begun before."""
@@ -98,28 +102,11 @@ class LeftOver:
                 with contextlib.suppress(RuntimeError):  # its context is entered
                     timer._context.run(_lineage.set, owner)
 
-    def mark_threads(self, owner: Owner | None) -> None:
-        """
-        Note whose are the threads that have begun since somebody looked last.
-
-        Args:
-            owner: who has left them; None if they work for whichever test runs, as those of a pool do in any case.
-        """
-        threads = threading.enumerate()
-        if threads == self._last:
-            return
-        self._last = threads
-        for thread in threads:
-            if thread not in self._threads:
-                works_for = _module(getattr(thread, "_target", None)), _module(type(thread))
-                self._threads[thread] = None if _POOLED.intersection(works_for) else owner
-                self._has_threads = self._has_threads or self._threads[thread] is not None
-
     def _mark_tasks(self, owner: Owner, others: Collection[Task[Any]]) -> None:
         """A loop that runs in another thread does it by itself, in between two steps: the contexts may be entered at this moment."""
         elsewhere: dict[AbstractEventLoop, list[Task[Any]]] = {}
         for task in living_tasks():
-            if task in self._tasks or task in others:
+            if task in self._tasks or task in others or is_main(task):
                 continue
             self._tasks[task] = owner
             self._has_tasks = True
@@ -149,7 +136,7 @@ class LeftOver:
                 continue
             known = (getattr(loop, "_scheduled", ()), getattr(loop, "_ready", ()))
             found += [
-                timer for timers in known for timer in timers if not timer._cancelled
+                timer for timers in known for timer in listed(timers) if not timer._cancelled
             ]  # most are: loops keep those for a while
         return [timer for timer in found if _is_unmarked(timer)]
 
@@ -159,10 +146,6 @@ def _is_unmarked(timer: Any) -> bool:
     if context is None or context.get(_lineage) is not None:
         return False
     return not isinstance(getattr(timer._callback, "__self__", None), asyncio.Future)
-
-
-def _module(value: Any) -> str:
-    return str(getattr(value, "__module__", "")).partition(".")[0]
 
 
 def _mark_task(task: Task[Any], owner: Owner) -> None:

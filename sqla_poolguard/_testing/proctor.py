@@ -67,7 +67,7 @@ class Proctor:
         self.witness = Witness(Owner(running or _RUN), by_lineage=True, is_kept=lambda stay: is_worth_keeping(stay, self.policy))
         self.fixtures = WideFixtures(self.witness)
         self.witness.on_grant.append(self._granted)
-        self._leave_loops: Callable[[], None] = lambda: None
+        self._duty = contextlib.ExitStack()
         self._forbidden = ForbiddenCalls(policy.forbidden_calls, self._held, self._tell_call)
 
     @property
@@ -78,8 +78,9 @@ class Proctor:
     def enter(self) -> None:
         """Go on duty."""
         self.witness.enter()
-        self.witness.left_over.mark_threads(None)
-        self._leave_loops = when_loops_end(self._loop_ends)
+        self._duty.callback(self.witness.leave)
+        self._duty.callback(self.witness.left_over.enter())
+        self._duty.callback(when_loops_end(self._loop_ends))
 
     def take_over(self, session: pytest.Session, done: Iterable[pytest.FixtureDef[Any]], begun: Iterable[Begun]) -> None:
         """
@@ -99,8 +100,7 @@ class Proctor:
 
     def leave(self) -> None:
         """Go off duty, and leave everything as it was."""
-        self._leave_loops()
-        self.witness.leave()
+        self._duty.close()
 
     # what pytest calls
 
@@ -224,14 +224,14 @@ class Proctor:
         owner = self.owner
         try:
             self._faults += self._in_time(self.policy, partial(judge_end, owner, fixtures=self.fixtures.living))
-            if self.fixtures.over:
-                self._faults += self._judge_wide(self.policy)
+            self._faults += self._judge_wide(self.policy) if self.fixtures.over else ()
             if self._faults:
                 self._faults = tell_earlier_tests(self._faults, item.session, self._tally, self._base.mode, now=item.nodeid)
         finally:
+            self._late += (stay for stay in owner.stays if stay.is_out and not stay.is_told)
             self._item, self.witness.owner = None, Owner(_RUN)
             self.witness.left_over.mark(owner)
-            self.witness.left_over.mark_threads(owner)
+            self.witness.left_over.threads.mark(owner)
             self._tally.add_rest(owner, has_ledger=self.policy.ledger)
         self._tell(item, "teardown", owner)
 

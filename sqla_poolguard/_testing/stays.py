@@ -79,6 +79,8 @@ class Stay:
     """The test that has checked it out, if a fixture turned out to keep it."""
     is_lent = False
     """Whether that fixture has made the session, too: if it does not close it, that is not the test's fault."""
+    is_later = False
+    """Whether it was checked out not by its owner's own code, but by what that has begun."""
     is_cut_off = False
     """Whether it came back, a suspect, only because its event loop ended."""
     _charged: float | None = None

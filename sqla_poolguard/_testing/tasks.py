@@ -8,7 +8,7 @@ from asyncio import sleep, tasks
 from asyncio.events import _get_running_loop
 from time import monotonic
 from time import sleep as sleep_in_thread
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sqla_poolguard._naming import ledgers
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from sqla_poolguard._testing.stays import Stay
 
-__all__ = ["NOT_AT_ALL", "is_runner", "let_ask", "living_tasks", "quiesce", "unfinished_tasks", "until_back"]
+__all__ = ["NOT_AT_ALL", "is_runner", "let_ask", "listed", "living_tasks", "quiesce", "unfinished_tasks", "until_back"]
 
 NOT_AT_ALL: Final = -1.0
 """Seconds to `quiesce` in which no loop has a single turn."""
@@ -29,6 +29,7 @@ _RUNNERS: Final = frozenset({"TestRunner._run_tests_and_fixtures"})
 _TURNS: Final = 10
 """Turns of its loop that a connection has to come back in when no task is left that could bring it."""
 _LONGEST_PAUSE: Final = 0.01
+_Listed = TypeVar("_Listed")
 _CLOCK: Final = (monotonic,)
 """Within a tuple: libraries that stop the time for a test replace every module's attribute."""
 
@@ -44,7 +45,7 @@ def unfinished_tasks() -> list[Task[Any]]:
     for register in _REGISTERS:
         known = getattr(tasks, register, None)
         if known:
-            found.update((id(task), task) for task in _listed(known) if not task.done())
+            found.update((id(task), task) for task in listed(known) if not task.done())
     return list(found.values()) if found else []
 
 
@@ -54,11 +55,12 @@ def living_tasks() -> list[Task[Any]]:
     return [task for task in found if not task.get_loop().is_closed() and not is_runner(task)] if found else found
 
 
-def _listed(register: Iterable[Task[Any]]) -> list[Task[Any]]:
+def listed(register: Iterable[_Listed]) -> list[_Listed]:
+    """Look at what another thread may change meanwhile."""
     while True:
         try:
             return list(register)
-        except RuntimeError:  # another thread has made a task meanwhile
+        except RuntimeError:  # it has just done so
             continue
 
 

@@ -61,6 +61,7 @@ class WideFixtures:
             witness.fixture = fixture.argname
             self._setups.append(_Setup(None, before, (), Standing()))
             return
+        witness.left_over.threads.mark(witness.owner if witness.owner.fixture is None else None)  # they are not of this setup
         owner = self._adopt(fixture, request)
         witness.owner, witness.fixture = owner, None
         self._setups.append(_Setup(owner, before, living_sessions().keys(), witness.left_over.standing(), fixture))
@@ -73,7 +74,7 @@ class WideFixtures:
             setup.owner.sessions = weakref.WeakSet(made)
             self._note_loop(setup.fixture)
             self._witness.left_over.mark(setup.owner, setup.standing)
-            self._witness.left_over.mark_threads(None)
+            self._witness.left_over.threads.mark(None)
         self._witness.owner, self._witness.fixture = setup.before
 
     def finish(self, fixture: pytest.FixtureDef[Any]) -> None:

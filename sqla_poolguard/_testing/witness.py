@@ -86,6 +86,7 @@ class Witness:
         """Note a checkout."""
         owner = (self.left_over.owner_of(record.lease.task) if self._by_lineage else None) or self.owner
         stay = self.out[record] = Stay(record, place, owner, self.fixture)
+        stay.is_later = owner is not self.owner
         owner.stays[stay] = None
         for tell in self.on_grant:
             tell(stay)

@@ -158,6 +158,7 @@ FLOORS = {
     "_testing.stays": DOORS,
     "_testing.tally": DOORS,
     "_testing.tasks": DOORS,
+    "_testing.threads": DOORS,
     "_testing.uses": DOORS,
     "_testing.watching": DOORS,
     "_testing.wide": DOORS,

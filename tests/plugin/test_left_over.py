@@ -128,7 +128,7 @@ def test_a_worker_of_a_wide_fixture_works_for_all(suite):
         poolguard_quiesce="0.01",
     )
     assert set(run.blamed) == {"test_three"}, run.text
-    assert "kept by fixture 'worker' (module scope), which ended here" in run.blamed["test_three"]
+    assert "begun by fixture 'worker' (module scope), which ended here" in run.blamed["test_three"]
 
 
 def test_a_task_of_a_fixture_may_hold(suite):
