@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from contextvars import Context
     from types import CodeType, FrameType
 
-__all__ = ["Chain", "Hop", "chain_of", "context_of", "task_context"]
+__all__ = ["CONTEXTS_ARE_TOLD", "Chain", "Hop", "chain_of", "context_of", "task_context"]
+
+CONTEXTS_ARE_TOLD: Final = hasattr(Task, "get_context")
+"""Whether a task tells its context at any time (Python 3.12+), not only while it waits."""
 
 _MOST_HOPS: Final = 200
 _OURS: Final = 3

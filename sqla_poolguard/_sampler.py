@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from weakref import WeakKeyDictionary
 
 from sqla_poolguard import _probe, _reach, _sight
-from sqla_poolguard._awaits import chain_of
+from sqla_poolguard._awaits import CONTEXTS_ARE_TOLD, chain_of
 from sqla_poolguard._callsite import is_internal, this_task
 from sqla_poolguard._census import Census, Inquiry
 from sqla_poolguard._conflicts import find_deadlock
@@ -112,8 +112,8 @@ class Sampler:
         return self._quietly(lambda: _sight.trace_of(task) if task is not None else None, None)
 
     def _locate(self, record: GuardedRecord, streak: Streak, passed: float) -> None:
-        """Note where in a trace a lease is held; asked by the first samples, when its holder is where it began."""
-        if streak.spot is None and streak.lived <= passed:
+        """Note where in a trace a lease is held; asked by the first samples, when its holder is where it began, or as soon as it can be told."""
+        if streak.spot is None and (streak.lived <= passed or not CONTEXTS_ARE_TOLD):
             streak.spot = self.reporter.tracing.spot_of(_alive(record.lease.task))
 
     def _quietly(self, look: Callable[[], _T], otherwise: _D) -> _T | _D:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from types import SimpleNamespace
 
@@ -14,7 +15,8 @@ from scenarios.stage import HELD, LONG, ONE, SLEEP, Stage
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from sqla_poolguard import CheckoutTimeout, FindingKind, _holds, allow_hold
+from sqla_poolguard import CheckoutTimeout, FindingKind, _holds, _sampler, allow_hold
+from sqla_poolguard._otel._spans import PoolSpans
 
 pytestmark = pytest.mark.postgres
 
@@ -101,6 +103,32 @@ async def test_transaction_that_was_open_while_it_idled(postgres_url, sdk):
                 await asyncio.sleep(LONG)
     (span,) = sdk.named("pool.hold")
     assert short(span.attributes)["in_transaction"] is True
+
+
+@pytest.mark.filterwarnings("ignore:The garbage collector is trying to clean up:sqlalchemy.exc.SAWarning")
+async def test_lost_hold_whose_holder_just_ran_when_it_was_seen_first(postgres_url, sdk, monkeypatch):
+    """Where a task tells its context only while it waits, as on Python 3.11, a later sample finds out where in a trace it is."""
+    monkeypatch.setattr(_sampler, "CONTEXTS_ARE_TOLD", False)
+    looks, spot_of = [], PoolSpans.spot_of
+
+    def at_first_in_vain(spans, task):
+        looks.append(task)
+        return spot_of(spans, task) if len(looks) > 2 else None
+
+    monkeypatch.setattr(PoolSpans, "spot_of", at_first_in_vain)
+    async with Stage(postgres_url, guard={"tracer_provider": sdk.provider}) as stage:
+
+        async def forget():
+            with sdk.tracer.start_as_current_span("request"):
+                connection = await stage.db.connect()
+                await connection.execute(ONE)
+                await asyncio.sleep(3 * LONG)
+
+        await asyncio.create_task(forget())
+        gc.collect()
+        await asyncio.sleep(0.01)
+    (span,), (request,) = sdk.named("pool.hold"), sdk.named("request")
+    assert span.parent.span_id == request.context.span_id
 
 
 async def test_hold_that_is_right_is_not_drawn(postgres_url, sdk):
