@@ -43,6 +43,8 @@ _D = TypeVar("_D")
 _PARTS: Final = 10
 _SHORTEST_PAUSE: Final = 0.01
 _WAITERS_SEEN: Final = 1000
+_FIRST: Final = 1 if CONTEXTS_ARE_TOLD else 4
+"""Pauses from a lease's first sample to the last one that asks where in a trace it is held."""
 
 
 class Sampler:
@@ -112,8 +114,8 @@ class Sampler:
         return self._quietly(lambda: _sight.trace_of(task) if task is not None else None, None)
 
     def _locate(self, record: GuardedRecord, streak: Streak, passed: float) -> None:
-        """Note where in a trace a lease is held; asked by the first samples, when its holder is where it began, or as soon as it can be told."""
-        if streak.spot is None and (streak.lived <= passed or not CONTEXTS_ARE_TOLD):
+        """Note where in a trace a lease is held; asked by the first samples, when its holder is where it began."""
+        if streak.spot is None and streak.lived <= _FIRST * passed:
             streak.spot = self.reporter.tracing.spot_of(_alive(record.lease.task))
 
     def _quietly(self, look: Callable[[], _T], otherwise: _D) -> _T | _D:

@@ -107,8 +107,8 @@ async def test_transaction_that_was_open_while_it_idled(postgres_url, sdk):
 
 @pytest.mark.filterwarnings("ignore:The garbage collector is trying to clean up:sqlalchemy.exc.SAWarning")
 async def test_lost_hold_whose_holder_just_ran_when_it_was_seen_first(postgres_url, sdk, monkeypatch):
-    """Where a task tells its context only while it waits, as on Python 3.11, a later sample finds out where in a trace it is."""
-    monkeypatch.setattr(_sampler, "CONTEXTS_ARE_TOLD", False)
+    """Where a task tells its context only while it waits, as on Python 3.11, the next samples find out where in a trace it is."""
+    monkeypatch.setattr(_sampler, "_FIRST", 4)
     looks, spot_of = [], PoolSpans.spot_of
 
     def at_first_in_vain(spans, task):
