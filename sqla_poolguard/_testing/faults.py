@@ -109,11 +109,12 @@ def fault_of(kind: FaultKind, stay: Stay, current: Site | None = None, awaiting:
     """Accuse somebody of what happened with a connection."""
     kept_by = stay.owner.fixture
     guilty = stay.taken_from if not stay.is_lent else None
+    is_begun = stay.is_later and stay.taken_from is None
     if not detail and kept_by is not None:
         user = f"checked out in {stay.taken_from}, " if stay.is_lent else ""
         whose = f", which ended here{_NOT_TO_BLAME}" if guilty is None else ", and was still out when that ended"
-        detail = f"{user}{'begun' if stay.is_later else 'kept'} by {stay.owner}{whose}"
-    fixture = stay.fixture or (kept_by if stay.taken_from is None and not stay.is_later else None)
+        detail = f"{user}{'begun' if is_begun else 'kept'} by {stay.owner}{whose}"
+    fixture = stay.fixture or (kept_by if stay.taken_from is None and not is_begun else None)
     return Fault(
         kind, stay.pool, stay.site, stay.stack, stay.task_name, stay.held, fixture, current, awaiting, detail or None, test=guilty
     )

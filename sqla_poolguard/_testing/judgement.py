@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["accuse", "is_worth_keeping", "judge_end", "nested", "suspect_rest", "suspect_tasks"]
 
-
 _ROUNDS: Final = 2
+"""How often what is out gets time to come back: something that goes on for ever checks out meanwhile, and is not waited for for ever."""
 
 
 def is_worth_keeping(stay: Stay, policy: Policy) -> bool:
@@ -130,9 +130,7 @@ def judge_end(owner: Owner, policy: Policy, fixtures: Mapping[Any, Owner]) -> li
         elif _is_declared(stay, policy):
             stay.is_told = True
     had_time: dict[Stay, None] = {}
-    for _ in range(
-        _ROUNDS
-    ):  # what is checked out meanwhile by something that goes on for ever gets its time, too, but not for ever
+    for _ in range(_ROUNDS):
         if out := [stay for stay in _out(owner) if stay.suspicion is None and stay not in had_time]:
             quiesce(out, policy.quiesce)
             had_time.update(dict.fromkeys(out))

@@ -137,6 +137,7 @@ def test_what_a_left_over_thread_begins(suite, kind):
         poolguard_quiesce="0.01",
     )
     assert set(run.blamed) <= {"test_guilty"}, run.text
+    assert [run.results[f"test_innocent[{number}]"] for number in range(3)] == ["passed"] * 3
 
 
 def test_a_thread_that_was_there_before_a_wide_fixture(suite):
@@ -167,6 +168,7 @@ def test_a_thread_that_was_there_before_a_wide_fixture(suite):
         poolguard_quiesce="0.01",
     )
     assert set(run.blamed) <= {"test_guilty"}, run.text
+    assert [run.results[f"test_innocent[{number}]"] for number in range(3)] == ["passed"] * 3
 
 
 def test_a_runner_whose_task_was_cut_off(suite, untraced):
