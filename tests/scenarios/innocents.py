@@ -529,9 +529,9 @@ async def short_await_while_another_task_blocks_the_loop(stage):
 @innocent()
 async def stopped_process(stage):
     """The whole process is stopped, as by SIGSTOP, a debugger or a paused machine, while it holds a connection for a moment."""
-    waker = subprocess.Popen(
-        [sys.executable, "-c", f"import os, signal, time; time.sleep({LONG * 2}); os.kill({os.getpid()}, signal.SIGCONT)"]
-    )
+    # again and again: a single signal may come before the process is stopped, and then it is for ever
+    waking = f"while not select.select([sys.stdin], [], [], {LONG * 2})[0]: os.kill({os.getpid()}, signal.SIGCONT)"
+    waker = subprocess.Popen([sys.executable, "-c", f"import os, select, signal, sys\n{waking}"], stdin=subprocess.PIPE)
     async with AsyncSession(stage.db) as session:
         await session.execute(ONE)
         sleep = asyncio.create_task(asyncio.sleep(0.02))
@@ -539,7 +539,7 @@ async def stopped_process(stage):
         os.kill(os.getpid(), signal.SIGSTOP)
         await sleep
         await session.execute(ONE)
-    waker.wait()
+    waker.communicate()
 
 
 @innocent()
