@@ -225,22 +225,30 @@ def _site_frame(here: FrameType | None) -> tuple[FrameType | None, bool]:
 
 
 def _stack(depth: int) -> Place | None:
-    frame, crossed = _site_frame(_here(depth + 1))
+    """Find the site, as `_site_frame` does, and its callers outside SQLAlchemy, on one way outwards."""
+    internal = _internal_files
+    frame, crossed = _start(_here(depth + 1))
     positions: list[Any] = []
-    while len(positions) < 2 * _STACK_DEPTH:
+    is_found = False
+    for _ in range(_SEARCH_DEPTH):
         if frame is None:
             if crossed:
                 break
             frame, crossed = _outer(), True
             continue
-        file = frame.f_code.co_filename
-        kind = _kind_of_file.get(file) or _kind(file)
-        if kind == _BOUNDARY:
-            break
-        if kind != _INTERNAL:
-            positions += (frame.f_code, frame.f_lasti)
+        code = frame.f_code
+        file = code.co_filename
+        if file not in internal:
+            kind = _kind_of_file.get(file) or _kind(file)
+            if kind == _BOUNDARY:
+                break
+            if kind == _APPLICATION and not is_found:
+                is_found = True
+                positions.clear()  # a library's, that the site has called
+            if kind != _INTERNAL:
+                positions += (code, frame.f_lasti)
         frame = frame.f_back
-    return tuple(positions) or None
+    return tuple(positions[: 2 * _STACK_DEPTH]) or None
 
 
 def _nothing(_depth: int) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from sqla_poolguard._scope import Scope
 
-__all__ = ["OPTION", "allow_hold", "declarations", "declared_in", "excuse", "forget"]
+__all__ = ["OPTION", "allow_hold", "declarations", "declared_here", "declared_in", "excuse", "forget"]
 
 OPTION: Final = "poolguard_hold"
 """The execution option that declares a hold; its value is the reason."""
@@ -68,6 +68,12 @@ class allow_hold:  # noqa: N801 - used like a function
 def declared_in(context: Context | None) -> str | None:
     """Give the reason of the declaration in whose scope a context is; None if there is none."""
     declared = context.get(_declared) if context is not None else None
+    return declared.value if declared is not None else None
+
+
+def declared_here() -> str | None:
+    """Give the reason of the declaration in whose scope the caller is; None if there is none."""
+    declared = _declared.get()
     return declared.value if declared is not None else None
 
 

@@ -6,7 +6,6 @@ import inspect
 import logging
 import sys
 from asyncio import current_task
-from contextvars import copy_context
 from functools import partial
 from threading import get_ident
 from types import FunctionType
@@ -17,7 +16,7 @@ from sqla_poolguard import _probe
 from sqla_poolguard._awaits import chain_of
 from sqla_poolguard._callsite import is_application, is_internal
 from sqla_poolguard._facts import Site, shorten
-from sqla_poolguard._holds import declared_in
+from sqla_poolguard._holds import declared_here
 from sqla_poolguard._sight import joined_deeply
 from sqla_poolguard._testing import guarding, replacing
 from sqla_poolguard._testing.calls import OUTER, USUAL, expand, modules_of, package_of, target_of
@@ -202,7 +201,7 @@ class ForbiddenCalls:
             task = current_task()
         except RuntimeError:  # no loop runs here
             return
-        if task is None or declared_in(copy_context()) is not None:
+        if task is None or declared_here() is not None:
             return
         stay = next((stay for stay in self._held() if _has(stay, task)), None)
         if stay is None or self._is_part(stay, at, call):

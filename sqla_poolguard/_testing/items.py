@@ -11,10 +11,12 @@ from sqla_poolguard._testing.late import PROPERTY, TITLE
 from sqla_poolguard._testing.policy import PoolguardWarning
 
 if TYPE_CHECKING:
+    from types import CodeType
+
     from sqla_poolguard._testing.faults import Fault
     from sqla_poolguard._testing.policy import Policy
 
-__all__ = ["forget", "policy_of", "tell"]
+__all__ = ["code_of", "errors_of", "forget", "policy_of", "tell"]
 
 
 def policy_of(item: pytest.Item, base: Policy) -> Policy:
@@ -26,17 +28,38 @@ def policy_of(item: pytest.Item, base: Policy) -> Policy:
         base: what is demanded of tests without one.
 
     Raises:
-        ValueError: an argument is unknown, or its value is not allowed.
+        pytest.fail.Exception: an argument is unknown, or its value is not allowed.
     """
-    for marker in reversed(list(item.iter_markers("poolguard"))):
-        base = base.with_marker(marker.args, marker.kwargs)
+    node: pytest.Item | pytest.Collector | None = item
+    markers: list[pytest.Mark] = []
+    while node is not None:
+        if node.own_markers:
+            markers += [marker for marker in node.own_markers if marker.name == "poolguard"]
+        node = node.parent
+    try:
+        for marker in reversed(markers):
+            base = base.with_marker(marker.args, marker.kwargs)
+    except ValueError as error:
+        raise pytest.fail.Exception(str(error), pytrace=False) from None
     return base
+
+
+def code_of(item: pytest.Item) -> CodeType | None:
+    """Give the code of a test's function, if it is one."""
+    return getattr(getattr(item, "_obj", None), "__code__", None)  # `item.function`, without what that looks up again
+
+
+def errors_of(item: pytest.Item) -> list[BaseException]:
+    """Give the errors of a test that are not raised: pytest keeps unittest's until it makes the report."""
+    return [caught.value for caught in getattr(item, "_excinfo", None) or ()]
 
 
 def forget(item: pytest.Item) -> None:
     """Take back what a test was told in an earlier run, as pytest-rerunfailures makes: the reports of this one are not to have it."""
-    item.user_properties[:] = [found for found in item.user_properties if found[0] != PROPERTY]
-    item._report_sections[:] = [section for section in item._report_sections if section[1] != TITLE]
+    if item.user_properties:
+        item.user_properties[:] = [found for found in item.user_properties if found[0] != PROPERTY]
+    if item._report_sections:
+        item._report_sections[:] = [section for section in item._report_sections if section[1] != TITLE]
 
 
 def tell(item: pytest.Item, when: str, faults: list[Fault], policy: Policy, limit: str, *, has_failed: bool) -> None:

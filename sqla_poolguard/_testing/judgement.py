@@ -27,21 +27,17 @@ if TYPE_CHECKING:
 
 __all__ = ["accuse", "is_worth_keeping", "judge_end", "nested", "suspect_rest", "suspect_tasks"]
 
+_LOST: Final = frozenset({Ending.LEAKED, Ending.RECLAIMED})
 _ROUNDS: Final = 2
 """How often what is out gets time to come back: something that goes on for ever checks out meanwhile, and is not waited for for ever."""
 
 
 def is_worth_keeping(stay: Stay, policy: Policy) -> bool:
     """Tell of a lease that has ended whether there will be something to say of it when its test has."""
+    if stay.ending in _LOST or stay.elsewhere or stay.is_cut_off or policy.ledger:
+        return True
     account = stay.account
-    return (
-        stay.ending in {Ending.LEAKED, Ending.RECLAIMED}
-        or stay.is_cut_off
-        or bool(stay.elsewhere)
-        or policy.ledger
-        or (policy.max_hold is not None and stay.charged > policy.max_hold)
-        or (account is not None and account.elsewhere > 0)
-    )
+    return (policy.max_hold is not None and stay.charged > policy.max_hold) or (account is not None and account.elsewhere > 0)
 
 
 def nested(stay: Stay, out: Iterable[Stay], policy: Policy) -> Iterable[Fault]:
@@ -203,7 +199,7 @@ def _fault_of_rest(stay: Stay) -> Fault:
 
 def _lost(owner: Owner) -> Iterable[Fault]:
     for stay in tuple(owner.stays):
-        if stay.ending in {Ending.LEAKED, Ending.RECLAIMED} and not stay.is_told:
+        if stay.ending in _LOST and not stay.is_told:
             stay.is_told = True
             yield fault_of(FaultKind.LEAKED if stay.ending is Ending.LEAKED else FaultKind.ORPHANED, stay)
 

@@ -69,7 +69,7 @@ class LeftOver:
         if owner is None and self._has_tasks and task is not None:
             owner = self._tasks.get(task())  # type: ignore[arg-type] # it runs: it lives
             _lineage.set(owner)  # Python 3.11 does not always tell a task's context from outside
-        return owner if owner is not None else self.threads.owner()
+        return self.threads.owner() if owner is None and self.threads.are_left else owner
 
     def _this_task(self) -> weakref.ref[Task[Any]] | None:
         task = this_task() if self._has_tasks else None
@@ -134,11 +134,10 @@ class LeftOver:
             if loop is None:
                 del self._loops[key]
                 continue
-            known = (getattr(loop, "_scheduled", ()), getattr(loop, "_ready", ()))
-            found += [
-                timer for timers in known for timer in listed(timers) if not timer._cancelled
-            ]  # most are: loops keep those for a while
-        return [timer for timer in found if _is_unmarked(timer)]
+            for timers in (getattr(loop, "_scheduled", ()), getattr(loop, "_ready", ())):
+                if timers:  # most were cancelled: loops keep those for a while
+                    found += [timer for timer in listed(timers) if not timer._cancelled and _is_unmarked(timer)]
+        return found
 
 
 def _is_unmarked(timer: Any) -> bool:

@@ -6,16 +6,16 @@ import contextlib
 import os
 import sys
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from sqla_poolguard._facts import Ending
+from sqla_poolguard._testing.case import Case
 from sqla_poolguard._testing.ending import when_loops_end
-from sqla_poolguard._testing.faults import LEAKS, FaultKind, fault_of, put_down_to
+from sqla_poolguard._testing.faults import FaultKind, fault_of, put_down_to
 from sqla_poolguard._testing.following import follow
 from sqla_poolguard._testing.forbidding import ForbiddenCalls
-from sqla_poolguard._testing.items import forget, policy_of, tell
+from sqla_poolguard._testing.items import code_of, errors_of, forget, policy_of
 from sqla_poolguard._testing.judgement import is_worth_keeping, judge_end, nested, suspect_rest, suspect_tasks
 from sqla_poolguard._testing.late import tell_earlier_tests
 from sqla_poolguard._testing.left_over import tasks_till_now
@@ -27,7 +27,7 @@ from sqla_poolguard._testing.witness import Witness
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Task
-    from collections.abc import Callable, Collection, Generator, Iterable
+    from collections.abc import Collection, Generator, Iterable
 
     from sqla_poolguard._facts import Site
     from sqla_poolguard._testing.faults import Fault
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["Proctor"]
 
 _RUN: Final = "the run itself"
-_Judged = TypeVar("_Judged")
+_NO_FAILURES: Final = (pytest.skip.Exception, pytest.exit.Exception, KeyboardInterrupt)
 
 
 class Proctor:
@@ -56,11 +56,7 @@ class Proctor:
         self._base = self.policy = policy
         self._tally = tally
         self._item: pytest.Item | None = None
-        self._faults: list[Fault] = []
-        self._has_leaked = False
-        """Whether the leak that this test must have was seen."""
-        self._limit = ""
-        """What is to be told of a limit that struck meanwhile."""
+        self._case = Case()
         running = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0]
         self._late: list[Stay] = []
         """What was checked out by tasks that had outlived their test."""
@@ -94,7 +90,7 @@ class Proctor:
         item = next((item for item in session.items if item.nodeid == self.owner.name), None)
         if item is not None:
             self._begin(item, self.owner)
-            with contextlib.suppress(ValueError):  # the next test with this marker will tell
+            with contextlib.suppress(pytest.fail.Exception):  # the next test with this marker will tell
                 self.policy = policy_of(item, self._base)
         self.fixtures.take_over(item, done, begun)
 
@@ -110,13 +106,14 @@ class Proctor:
         self._begin(item, Owner(item.nodeid))
         try:
             result = yield
-        finally:
-            self._judge_late(item.session)
-        try:
             self.policy = policy_of(item, self._base)
             self._verify_calls(item.session)
-        except ValueError as error:
-            raise pytest.fail.Exception(str(error), pytrace=False) from None
+        except BaseException as error:
+            self._note_failure(item, error)
+            raise
+        finally:
+            if self.fixtures.over:
+                self._judge_late(item.session)
         return result
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -124,16 +121,18 @@ class Proctor:
         self, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
     ) -> Generator[None, Any, Any]:
         """Note whose is what a fixture checks out: its own, if it outlives the test."""
-        self.fixtures.begin(fixturedef, request)
+        if fixturedef.scope != "function":
+            self.fixtures.begin(fixturedef, request)
+            try:
+                return (yield)
+            finally:
+                self.fixtures.end()
+        witness = self.witness
+        before, witness.fixture = witness.fixture, fixturedef.argname
         try:
             return (yield)
         finally:
-            self.fixtures.end()
-
-    @pytest.hookimpl
-    def pytest_fixture_post_finalizer(self, fixturedef: pytest.FixtureDef[Any]) -> None:
-        """Note that a fixture has ended."""
-        self.fixtures.finish(fixturedef)
+            witness.fixture = before
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
@@ -145,13 +144,17 @@ class Proctor:
                 result = yield
             finally:
                 self._forbidden.leave()
-        except (Exception, pytest.fail.Exception, pytest.skip.Exception) as error:
-            self._note_interrupted(error)
-            self._suspect(item, earlier)
+        except BaseException as error:
+            self._note_failure(item, error)
+            if isinstance(error, (Exception, pytest.fail.Exception, pytest.skip.Exception)):
+                self._note_interrupted(error)
+                self._suspect(item, earlier)
             raise
+        for kept in errors_of(item):
+            self._note_failure(item, kept)
         self._suspect(item, earlier)
-        if self._item is item:
-            self._tell(item, "call")
+        if self._item is item and (self._case.faults or self.policy.expect_leak):
+            self._case.close(item, "call", self.owner, self.policy, self._tally)
         return result
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -168,12 +171,6 @@ class Proctor:
         self._end(item)
         return result
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> None:
-        """Note whether a test has failed by itself, expectedly or not; somebody else makes the report."""
-        if self._item is item and call.excinfo is not None and not call.excinfo.errisinstance(pytest.skip.Exception):
-            self.owner.has_failed = True
-
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, Any, Any]:
         """Judge the fixtures that pytest ends with the run, as after `-x`, and count what nobody could be told of any more."""
@@ -184,18 +181,20 @@ class Proctor:
             self._judge_late(session)
             if session.testsfailed > failed and session.exitstatus == pytest.ExitCode.OK:
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
-            for stay in self._late:
-                if not stay.is_told and (stay.is_out or stay.ending is Ending.LEAKED):
-                    fault = fault_of(FaultKind.LEFT_OUT if stay.is_out else FaultKind.LEAKED, stay)
-                    self._tally.add(fault, stay.owner.name)
+            self._tally.add_untold(self._late)
 
     # what it does
 
     def _begin(self, item: pytest.Item, owner: Owner) -> None:
-        self._item, self.witness.owner, self.witness.fixture = item, owner, None
-        self._faults, self._has_leaked, self._limit = [], False, ""
-        self.policy = self._base
+        witness = self.witness
+        self._item, witness.owner, witness.fixture, witness.test = item, owner, None, code_of(item)
+        self._case, self.policy = Case(), self._base
         forget(item)
+
+    def _note_failure(self, item: pytest.Item, error: BaseException) -> None:
+        """Note that a test has failed by itself, expectedly or not."""
+        if self._item is item and not isinstance(error, _NO_FAILURES):
+            self.owner.has_failed = True
 
     def _note_interrupted(self, error: BaseException | None) -> None:
         """Let no loop run on for the tasks of a test whose own code would go on with it."""
@@ -204,42 +203,40 @@ class Proctor:
 
     def _suspect(self, item: pytest.Item, earlier: Collection[Task[Any]]) -> None:
         if self._item is item:
-            for stay in tuple(self.owner.stays):
+            owner = self.owner
+            for stay in tuple(owner.stays):
                 stay.stop_counting()
-            self._in_time(self.policy, partial(suspect_tasks, self.owner, earlier=earlier))
+            self._case.in_time(self.policy, partial(suspect_tasks, owner, earlier=earlier))
 
     def _loop_ends(self, loop: AbstractEventLoop) -> None:
         self._note_interrupted(sys.exception())
-        self._in_time(self.policy, partial(suspect_rest, self.witness.now_out(), loop))
-
-    def _in_time(self, policy: Policy, judge: Callable[[Policy], _Judged]) -> _Judged:
-        """Judge; at once, if a limit strikes while tasks have time to end, as pytest-timeout's: it would hide what we have found."""
-        try:
-            return judge(policy)
-        except pytest.fail.Exception as limit:
-            self._limit = f"\n    the time that its tasks have to end was cut short: {limit}"
-            return judge(policy._replace(quiesce=min(policy.quiesce, 0.0)))
+        self._case.in_time(self.policy, partial(suspect_rest, self.witness.now_out(), loop))
 
     def _end(self, item: pytest.Item) -> None:
-        owner = self.owner
+        owner, case = self.owner, self._case
         try:
-            self._faults += self._in_time(self.policy, partial(judge_end, owner, fixtures=self.fixtures.living))
-            self._faults += self._judge_wide(self.policy) if self.fixtures.over else ()
-            if self._faults:
-                self._faults = tell_earlier_tests(self._faults, item.session, self._tally, self._base.mode, now=item.nodeid)
+            if owner.stays:
+                case.faults += case.in_time(self.policy, partial(judge_end, owner, fixtures=self.fixtures.living))
+            if self.fixtures.over:
+                case.faults += self._judge_wide(self.policy)
+            if case.faults:
+                case.faults = tell_earlier_tests(case.faults, item.session, self._tally, self._base.mode, now=item.nodeid)
         finally:
-            self._late += (stay for stay in owner.stays if stay.is_out and not stay.is_told)
+            owner.has_ended = True
+            if owner.stays:
+                self._late += (stay for stay in owner.stays if stay.is_out and not stay.is_told)
             self._item, self.witness.owner = None, Owner(_RUN)
             self.witness.left_over.mark(owner)
             self.witness.left_over.threads.mark(owner)
             self._tally.add_rest(owner, has_ledger=self.policy.ledger)
-        self._tell(item, "teardown", owner)
+        if case.faults or self.policy.expect_leak:
+            case.close(item, "teardown", owner, self.policy, self._tally)
 
     def _judge_wide(self, policy: Policy, *, is_late: bool = False) -> list[Fault]:
         """Judge the fixtures that have ended."""
         faults: list[Fault] = []
         for fixture in tuple(self.fixtures.over):
-            found = self._in_time(policy._replace(max_hold=None), partial(judge_end, fixture, fixtures=self.fixtures.living))
+            found = self._case.in_time(policy._replace(max_hold=None), partial(judge_end, fixture, fixtures=self.fixtures.living))
             faults += [put_down_to(fixture.name, fault) for fault in found] if is_late else found
             self.fixtures.over.remove(fixture)
         return faults
@@ -256,12 +253,12 @@ class Proctor:
             self._forbidden.verify()
         except ValueError as error:
             session.shouldfail = str(error)
-            raise
+            raise pytest.fail.Exception(str(error), pytrace=False) from None
 
     def _granted(self, stay: Stay) -> None:
         self._forbidden.look_again()
         if self.policy.max_nesting is not None:
-            self._faults += nested(stay, self.witness.now_out(), self.policy)
+            self._case.faults += nested(stay, self.witness.now_out(), self.policy)
         if stay.owner.has_ended:
             self._late.append(stay)
         if self.policy.ledger or (self.policy.is_exact and not stay.is_fixtures):
@@ -275,26 +272,5 @@ class Proctor:
 
     def _tell_call(self, stay: Stay, at: Site, call: str) -> bool:
         """Note a forbidden call: whoever makes it may swallow what it raises."""
-        self._faults.append(fault_of(FaultKind.FORBIDDEN_CALL, stay, at, call))
+        self._case.faults.append(fault_of(FaultKind.FORBIDDEN_CALL, stay, at, call))
         return self.policy.mode == "strict"
-
-    def _tell(self, item: pytest.Item, when: str, owner: Owner | None = None) -> None:
-        """
-        Fail the test for what was found, or warn.
-
-        Raises:
-            pytest.fail.Exception: strict, and there is something.
-        """
-        owner = owner or self.owner
-        faults, self._faults = self._faults, []
-        if self.policy.expect_leak:
-            leaks = [fault for fault in faults if fault.kind in LEAKS]
-            faults = [fault for fault in faults if fault.kind not in LEAKS]
-            self._has_leaked = self._has_leaked or bool(leaks)
-            if when == "teardown" and not self._has_leaked and not owner.has_failed:
-                pytest.fail("expect_leak=True, but every connection came back; remove it from the marker", pytrace=False)
-        if not faults:
-            return
-        for fault in faults:
-            self._tally.add(fault, owner.name)
-        tell(item, when, faults, self.policy, self._limit, has_failed=owner.has_failed)

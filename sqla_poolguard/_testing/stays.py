@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 from sqla_poolguard._callsite import site_of, stack_of
-from sqla_poolguard._holds import declared_in
+from sqla_poolguard._holds import declared_here
 from sqla_poolguard._testing.ending import is_loop_ending
 
 if TYPE_CHECKING:
@@ -105,7 +104,7 @@ class Stay:
         self.task: weakref.ref[Task[Any]] | None = lease.task
         task = lease.task() if lease.task is not None else None
         self.task_name = task.get_name() if task is not None else None
-        self.declared = declared_in(copy_context())
+        self.declared = declared_here()
         """The reason of the `allow_hold` in which it was checked out, if it was in one."""
         self.granted_at: float = lease.granted_at or 0.0
         self._clock = record.guarded._clock

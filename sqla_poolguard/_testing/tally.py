@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sqla_poolguard._facts import Ending
+from sqla_poolguard._testing.faults import FaultKind, fault_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -39,6 +42,12 @@ class Tally:
                 self.add_hold(stay)
         if has_ledger:
             self.add_ledger(owner.name, owner.stays)
+
+    def add_untold(self, stays: Iterable[Stay]) -> None:
+        """Count what was left out or lost after its test was judged, and nobody was told of."""
+        for stay in stays:
+            if not stay.is_told and (stay.is_out or stay.ending is Ending.LEAKED):
+                self.add(fault_of(FaultKind.LEFT_OUT if stay.is_out else FaultKind.LEAKED, stay), stay.owner.name)
 
     def add_hold(self, stay: Stay) -> None:
         """Count what a connection that came back has cost while its holder awaited something else, as far as anybody looked."""

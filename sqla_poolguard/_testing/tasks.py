@@ -22,8 +22,12 @@ __all__ = ["NOT_AT_ALL", "is_runner", "let_ask", "listed", "living_tasks", "quie
 
 NOT_AT_ALL: Final = -1.0
 """Seconds to `quiesce` in which no loop has a single turn."""
-_REGISTERS: Final = ("_scheduled_tasks", "_eager_tasks", "_all_tasks")
-"""Where asyncio keeps all tasks; which of them there are depends on the version of Python."""
+_REGISTERS: Final = tuple(
+    (getattr(register, "data", register), register)
+    for name in ("_scheduled_tasks", "_eager_tasks", "_all_tasks")
+    if (register := getattr(tasks, name, None)) is not None
+)
+"""Where asyncio keeps all tasks, and what tells quickly whether there are any; it depends on the version of Python."""
 _RUNNERS: Final = frozenset({"TestRunner._run_tests_and_fixtures"})
 """Tasks in which a test framework runs all tests and fixtures: anyio's."""
 _TURNS: Final = 10
@@ -42,10 +46,9 @@ def is_runner(task: Task[Any]) -> bool:
 def unfinished_tasks() -> list[Task[Any]]:
     """Give all tasks that have not finished."""
     found: dict[int, Task[Any]] = {}
-    for register in _REGISTERS:
-        known = getattr(tasks, register, None)
-        if known:
-            found.update((id(task), task) for task in listed(known) if not task.done())
+    for references, register in _REGISTERS:
+        if references:
+            found.update((id(task), task) for task in listed(register) if not task.done())
     return list(found.values()) if found else []
 
 

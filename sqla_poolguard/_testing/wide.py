@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqla_poolguard._testing.keeping import living_sessions, place_of
@@ -54,10 +55,10 @@ class WideFixtures:
         """Those that have ended, and are still to be judged."""
 
     def begin(self, fixture: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> None:
-        """Note that the setup of a fixture begins, be it a wide one or not."""
+        """Note that the setup of a fixture begins."""
         witness = self._witness
         before = witness.owner, witness.fixture
-        if fixture.scope == "function":
+        if fixture.scope == "function":  # in the midst of which the pool was imported
             witness.fixture = fixture.argname
             self._setups.append(_Setup(None, before, (), Standing()))
             return
@@ -77,8 +78,8 @@ class WideFixtures:
             self._witness.left_over.threads.mark(None)
         self._witness.owner, self._witness.fixture = setup.before
 
-    def finish(self, fixture: pytest.FixtureDef[Any]) -> None:
-        """Note that a fixture has ended."""
+    def _finish(self, fixture: pytest.FixtureDef[Any]) -> None:
+        """Note that a fixture has ended; if its setup was seen, after everything else that ends with it."""
         owner = self.living.pop(fixture, None)
         if owner is not None:
             self.over.append(owner)
@@ -109,4 +110,5 @@ class WideFixtures:
     def _adopt(self, fixture: pytest.FixtureDef[Any], asked_by: Any) -> Owner:
         owner = self.living[fixture] = Owner(self._witness.owner.name, fixture.argname, fixture.scope)
         owner.place = place_of(fixture, asked_by)
+        fixture.addfinalizer(partial(self._finish, fixture))
         return owner

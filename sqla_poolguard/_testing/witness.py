@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import weakref
     from asyncio import Task
     from collections.abc import Callable
+    from types import CodeType
 
     from sqla_poolguard._callsite import Place
     from sqla_poolguard._record import GuardedRecord
@@ -29,7 +30,7 @@ __all__ = ["Witness"]
 
 _log: Final = logging.getLogger("sqla_poolguard")
 
-_witnesses: Final[list[Witness]] = []
+_on_duty: tuple[Witness, ...] = ()
 _stack: Final = capture("stack")
 _RUN: Final = BaseEventLoop.run_until_complete.__code__
 
@@ -55,6 +56,8 @@ class Witness:
         self._is_kept = is_kept
         self.fixture: str | None = None
         """The fixture that is being set up."""
+        self.test: CodeType | None = None
+        """The code of the test that runs; those who call that are of no interest."""
         self.left_over = LeftOver()
         self.out: dict[GuardedRecord, Stay] = {}
         self.on_grant: list[Callable[[Stay], None]] = []
@@ -62,15 +65,17 @@ class Witness:
 
     def enter(self) -> None:
         """Go on duty."""
-        if not _witnesses:
+        global _on_duty  # noqa: PLW0603 - changed as a whole: a checkout in another thread goes through it meanwhile
+        if not _on_duty:
             _wrap()
-        _witnesses.append(self)
+        _on_duty = (*_on_duty, self)
 
     def leave(self) -> None:
         """Go off duty."""
-        if self in _witnesses:
-            _witnesses.remove(self)
-            if not _witnesses:
+        global _on_duty  # noqa: PLW0603 - likewise
+        if self in _on_duty:
+            _on_duty = tuple(witness for witness in _on_duty if witness is not self)
+            if not _on_duty:
                 _unwrap()
         self.out.clear()
 
@@ -129,13 +134,15 @@ def _wrap() -> None:
     @functools.wraps(connect)
     def seen_connect(self: GuardedPool) -> Any:
         fairy: Any = connect(self)
-        record = fairy._connection_record
-        if record.lease.granted_at is not None:
+        record, on_duty = fairy._connection_record, _on_duty
+        if on_duty and record.lease.granted_at is not None:
             try:
-                place = _stack(2)
-                if not place or not is_application(place[0].co_filename):
-                    place = _runner(record.lease.task) or place
-                for witness in tuple(_witnesses):
+                place = record.lease.place
+                if not place or place[0] is not on_duty[0].test:
+                    place = _stack(2)
+                    if not place or not is_application(place[0].co_filename):
+                        place = _runner(record.lease.task) or place
+                for witness in on_duty:
                     witness.granted(record, place)
             except Exception:  # noqa: BLE001 - the checkout is none the worse for it
                 _log.exception("bug: a checkout could not be watched")
@@ -144,7 +151,7 @@ def _wrap() -> None:
     @functools.wraps(do_return)
     def seen_return(self: GuardedPool, record: Any) -> None:
         if record.lease.granted_at is not None:
-            for witness in tuple(_witnesses):
+            for witness in _on_duty:
                 witness.ended(record)
         do_return(self, record)
 

@@ -135,6 +135,7 @@ FLOORS = {
     "_testing.account": DOORS,
     "_testing.blocks": DOORS,
     "_testing.calls": DOORS,
+    "_testing.case": DOORS,
     "_testing.clock": DOORS,
     "_testing.cursors": DOORS,
     "_testing.driver": DOORS,

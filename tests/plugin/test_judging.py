@@ -225,6 +225,78 @@ def test_unittest(suite):
     assert set(run.blamed) == {"test_two"}, run.text
 
 
+def test_unittest_that_fails_by_itself(suite):
+    """unittest keeps an error to itself until the report is made; what the test left is told beside it, and not what a skipped test left."""
+    run = suite("""
+    import unittest
+
+    class TestAll(unittest.IsolatedAsyncioTestCase):
+        async def test_fails(self):
+            KEPT.append(await new_engine().connect())
+            self.fail("by itself")
+
+        @unittest.expectedFailure
+        async def test_expectedly(self):
+            KEPT.append(await new_engine().connect())
+            self.fail("by itself")
+
+        async def test_skips(self):
+            KEPT.append(await new_engine().connect())
+            self.skipTest("no need")
+
+        async def test_after(self):
+            await slowly(new_engine(), 0)
+    """)
+    assert set(run.blamed) == {"test_skips"}, run.text
+    assert (run.results["test_fails"], run.results["test_after"]) == ("failed", "passed")
+    assert all("failed by itself" in run.sections[name] for name in ("test_fails", "test_expectedly"))
+
+
+@pytest.mark.parametrize("error", ["SystemExit", "asyncio.CancelledError", "pytest.fail.Exception"])
+def test_whatever_is_raised_is_a_failure(suite, error):
+    """A test that ends by what is no Exception has failed by itself, too."""
+    run = suite(f"""
+    async def keep(engine):
+        KEPT.append(await engine.connect())
+
+    @pytest.fixture
+    def later(engine):
+        yield
+        asyncio.run(keep(engine))
+
+    def test_it(later):
+        raise {error}
+
+    def test_skipped(later):
+        pytest.skip("no need")
+    """)
+    assert set(run.blamed) == {"test_skipped"}, run.text
+    assert "failed by itself" in run.sections["test_it"]
+
+
+def test_what_is_told_in_two_phases(suite):
+    """A test that failed for a forbidden call is told beside that, and not again, what its teardown leaves."""
+    run = suite(
+        """
+    import time
+
+    @pytest.fixture
+    async def later(engine):
+        yield
+        KEPT.append(await engine.connect())
+
+    async def test_it(engine, later):
+        async with engine.connect():
+            with contextlib.suppress(BaseException):
+                time.sleep(0)
+    """,
+        poolguard_forbidden_calls="time:sleep",
+    )
+    assert run.results == {"test_it": "failed"}, run.text
+    assert "time:sleep" in run.blamed["test_it"]
+    assert "failed by itself" in run.sections["test_it"]
+
+
 def test_an_application_in_another_thread(suite):
     """Starlette's TestClient runs the application in a thread's loop: slow background work there may end; a leak is the test's."""
     run = suite(

@@ -202,6 +202,9 @@ def test_a_loop_that_another_thread_runs_is_looked_at_again():
     class Changing(list):
         looks = 0
 
+        def __bool__(self):
+            return True
+
         def __iter__(self):
             self.looks += 1
             if self.looks < 3:
