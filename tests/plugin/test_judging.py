@@ -226,7 +226,7 @@ def test_unittest(suite):
 
 
 def test_unittest_that_fails_by_itself(suite):
-    """unittest keeps an error to itself until the report is made; what the test left is told beside it, and not what a skipped test left."""
+    """Unittest keeps an error to itself until the report is made; what the test left is told beside it, and not what a skipped test left."""
     run = suite("""
     import unittest
 
