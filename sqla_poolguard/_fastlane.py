@@ -163,7 +163,7 @@ def _collected(tether: Any) -> None:
     In the thread of another event loop than the connection's, the cleaning is left to that loop while it runs.
     """
     record = tether.record
-    if record.fairy_ref is not tether:
+    if record.fairy_ref is not tether or _clean_up is None:  # None: the interpreter ends, and has taken this module apart
         return
     loop = record.loop
     if loop is not None and loop.is_running() and loop is not _get_running_loop():

@@ -57,6 +57,7 @@ USUAL: Final = (*_INNER, *sorted(OUTER))
 _KNOWN: Final = frozenset(USUAL)
 
 _CALL: Final = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+_ALLOWED: Final = "allowed: usual, or module:name, such as app.llm:Client.complete"
 
 
 def read_calls(option: str, value: object) -> tuple[str, ...]:
@@ -66,13 +67,13 @@ def read_calls(option: str, value: object) -> tuple[str, ...]:
     Raises:
         ValueError: one is neither. Whether there is such a module is not known yet: pytest may still add to the path.
     """
-    lines = value.replace(",", "\n").splitlines() if isinstance(value, str) else list(value)  # type: ignore[call-overload]
-    calls = tuple(line.strip() for line in lines if line.strip())
-    for call in calls:
+    lines = [value] if isinstance(value, str) else list(value)  # type: ignore[call-overload]
+    calls = tuple(call.strip() for line in lines for call in re.split("[,\n]", line) if call.strip())
+    for call in calls or lines[:1]:
         if call == "usual":
             continue
         if not _CALL.fullmatch(call):
-            msg = f"{option}: {call!r} is not allowed; allowed: usual, or module:name, such as app.llm:Client.complete"
+            msg = f"{option}: {call!r} is not allowed; {_ALLOWED}"
             raise ValueError(msg)
     return calls
 

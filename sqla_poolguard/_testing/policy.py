@@ -50,10 +50,13 @@ class Policy(NamedTuple):
         Apply the marker of a test: `@pytest.mark.poolguard(allow_hold="…", max_await=0.1, expect_leak=True)`.
 
         Raises:
-            ValueError: an argument is unknown, or its value is not allowed.
+            ValueError: there is no argument, one is unknown, or its value is not allowed.
         """
         if arguments:
             msg = f"pytest.mark.poolguard takes no positional argument, got {arguments[0]!r}; allowed: {', '.join(_MARKS)}"
+            raise ValueError(msg)
+        if not options:
+            msg = f"pytest.mark.poolguard says nothing; allowed: {', '.join(_MARKS)}"
             raise ValueError(msg)
         changed = self
         for option, value in options.items():

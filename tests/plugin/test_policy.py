@@ -83,6 +83,7 @@ def test_markers_are_merged(suite):
         ("expect_leak=1", "pytest.mark.poolguard(expect_leak=…): 1 is not allowed; allowed: True or False"),
         ("hold=1", "pytest.mark.poolguard(hold=…) is unknown; allowed: allow_hold, "),
         ("'why'", "pytest.mark.poolguard takes no positional argument, got 'why'; allowed: allow_hold, "),
+        ("", "pytest.mark.poolguard says nothing; allowed: allow_hold, "),
     ],
 )
 def test_a_wrong_marker_is_an_error(suite, mark, message):
@@ -101,6 +102,8 @@ def test_a_wrong_marker_is_an_error(suite, mark, message):
         ("poolguard_max_hold", "nan", "none, or a number of seconds, 0 or more"),
         ("poolguard_max_nesting", "0", "none, or a whole number, 1 or more"),
         ("poolguard_max_nesting", "1.5", "none, or a whole number, 1 or more"),
+        ("poolguard_forbidden_calls", "httpx", "usual, or module:name, such as app.llm:Client.complete"),
+        ("poolguard_forbidden_calls", ":", "usual, or module:name, such as app.llm:Client.complete"),
     ],
 )
 @pytest.mark.parametrize("where", ["ini", "command line"])

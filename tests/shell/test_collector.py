@@ -11,7 +11,7 @@ from doubles.driver import FakeDriver, Gate, greenlet_spawn
 from doubles.pools import at_rest, ended, engine, pool_of, queue_up, rejected
 from doubles.virtual import elapsed, turns
 
-from sqla_poolguard import CheckoutTimeout
+from sqla_poolguard import CheckoutTimeout, _fastlane
 from sqla_poolguard._handover import Handover
 from sqla_poolguard._waiters import Waiters
 
@@ -124,6 +124,20 @@ async def test_collector_inside_a_greenlet_awaits_nothing(close):
     driver.close = Gate.OK
     await turns()
     at_rest(db, idle=1)
+
+
+@pytest.mark.parametrize("lane", ["fast"], indirect=True)
+async def test_collector_when_the_interpreter_has_taken_the_module_apart(monkeypatch):
+    """What is collected last of all finds nothing that it could call, and says nothing."""
+    driver = FakeDriver()
+    db = engine(driver)
+    held = await db.connect()
+    record = held.sync_connection._dbapi_connection._connection_record
+    for name in [name for name, value in vars(_fastlane).items() if callable(value) and name != "_collected"]:
+        monkeypatch.setitem(vars(_fastlane), name, None)
+    del held
+    gc.collect()  # an error here would be told by pytest
+    assert (record.fairy_ref(), driver.open_now) == (None, 1)
 
 
 @pytest.mark.filterwarnings(LEAK)
