@@ -53,7 +53,9 @@ def test_a_call_that_is_none(pytester):
 def test_commas_that_part_nothing(pytester):
     """An option that names no call is a mistake; one that is empty is not given."""
     pytester.makepyfile("def test_it(): pass")
-    assert pytester.runpytest_inprocess("--poolguard-forbidden-calls=").ret == 0
+    assert (
+        pytester.runpytest_inprocess("-o", "asyncio_default_fixture_loop_scope=function", "--poolguard-forbidden-calls=").ret == 0
+    )
     done = pytester.runpytest_inprocess("--poolguard-forbidden-calls=,")
     assert done.ret == pytest.ExitCode.USAGE_ERROR
     done.stderr.fnmatch_lines(
