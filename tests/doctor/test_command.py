@@ -335,6 +335,13 @@ def test_junit(module, newest):
     assert "poolguard.PG018" in noted - failed
 
 
+def test_junit_says_what_was_not_seen(module, newest):
+    """A rule that could not look has found nothing: the suite says so."""
+    name = patient(module, newest)
+    suite = ET.fromstring(doctor(f"{name}:app", "--format", "junit", "--offline").stdout)
+    assert suite.findtext("system-out").splitlines() == ["Not seen:", "the server: --offline"]
+
+
 @pytest.mark.parametrize("code", RULES)
 def test_explain(code):
     """Every rule can be explained, in whatever letters it is written."""

@@ -130,7 +130,7 @@ def sarif(examination: Examination) -> dict[str, Any]:
 
 
 def junit(examination: Examination, failing: Sequence[Finding]) -> str:
-    """Give JUnit's XML: a test case for each rule, which fails if one of its findings does; the others are in its output."""
+    """Give JUnit's XML: a test case for each rule, which fails if one of its findings does. The rest is in outputs: other findings, what was not seen."""
     suite = ET.Element("testsuite", name="poolguard doctor", errors="0", skipped="0")
     failed = 0
     for rule in RULES.values():
@@ -144,6 +144,8 @@ def junit(examination: Examination, failing: Sequence[Finding]) -> str:
         rest = [finding for finding in mine if finding not in failing]
         if rest:
             ET.SubElement(case, "system-out").text = _clean("\n\n".join(map(_message, rest)))
+    if unseen := examination.evidence.unseen:
+        ET.SubElement(suite, "system-out").text = _clean("\n".join(("Not seen:", *unseen)))
     suite.set("tests", str(len(RULES)))
     suite.set("failures", str(failed))
     ET.indent(suite)
