@@ -161,6 +161,10 @@ def timed(*arguments):
         ([NOWHERE, "--dsn", NOWHERE], "--dsn is for an engine of a module"),
         (["json:loads", "-o", "pool_size=3"], "--option is for an address"),
         ([NOWHERE, "--replicas", "0"], "replicas=0 is not allowed; allowed: a whole number from 1"),
+        (
+            [NOWHERE, "--surge", "half"],
+            "'half' is no surge; allowed: a whole number up to 1,000,000, or a percentage such as 25%",
+        ),
         (["--explain", "PG999"], "there is no rule PG999; there are PG001, "),
     ],
 )

@@ -48,6 +48,8 @@ def test_budget(server):
     )
     assert over.PG001.evidence.startswith(seen)
     assert "PG001" not in diagnose(url, options={"pool_size": "9", "max_overflow": "0"}, counts={"replicas": 4}).codes
+    rollout = diagnose(url, options={"pool_size": "9", "max_overflow": "0"}, counts={"replicas": 3, "surge": "50%"})
+    assert rollout.PG001.evidence.startswith("9+0 x 5 processes at peak (--replicas 3 --surge 50%) = 45 connections")
     assert "PG001" not in diagnose(url).codes
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from sqla_poolguard._cli.surge import SURGE
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -20,7 +22,7 @@ _LEVELS: Final = ("error", "warning", "info", "never")
 _COUNTS: Final = {
     "replicas": "Replicas of the service at most.",
     "workers": "Processes of each replica; default: WEB_CONCURRENCY.",
-    "surge": "Replicas that a rollout starts before it stops old ones.",
+    "surge": "Replicas that a rollout starts before it stops old ones, or a percentage.",
     "terminating": "Replicas that still finish requests during a rollout.",
     "more": "Processes beside them with the same engine, such as job workers.",
 }
@@ -51,7 +53,8 @@ def _told(command: Callable[..., None]) -> Callable[..., None]:
     for name, text in reversed(_SECONDS.items()):
         command = click.option(f"--{name}", type=_Seconds(min=0), metavar="SECONDS", help=text)(command)
     for name, text in reversed(_COUNTS.items()):
-        command = click.option(f"--{name}", type=click.IntRange(min=0), metavar="N", help=text)(command)
+        kind, metavar = (SURGE, "N|%") if name == "surge" else (click.IntRange(min=0), "N")
+        command = click.option(f"--{name}", type=kind, metavar=metavar, help=text)(command)
     return command
 
 

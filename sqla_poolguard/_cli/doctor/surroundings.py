@@ -12,6 +12,7 @@ import sqlalchemy
 from sqla_poolguard._budget import Processes
 from sqla_poolguard._cli.doctor.evidence import Circumstances
 from sqla_poolguard._cli.doctor.trouble import DoctorError
+from sqla_poolguard._cli.surge import surge_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,12 +24,12 @@ _INSTRUMENTOR: Final = "opentelemetry-instrumentation-sqlalchemy"
 _WORKERS: Final = "WEB_CONCURRENCY"
 
 
-def look_around(counts: Mapping[str, int | None], **told: float | None) -> Circumstances:
+def look_around(counts: Mapping[str, Any], **told: float | None) -> Circumstances:
     """
     Put together what was told and what the environment says.
 
     Args:
-        counts: of processes, by the names of `Processes`; None where nobody said.
+        counts: of processes, by the names of `Processes`, of which the surge may be a percentage; None where nobody said.
         told: the other figures of `Circumstances`; None where nobody said.
 
     Raises:
@@ -40,6 +41,8 @@ def look_around(counts: Mapping[str, int | None], **told: float | None) -> Circu
     if "workers" not in given and workers.isdigit() and int(workers) > 0:
         given["workers"] = int(workers)
         said = f"{said} {_WORKERS}={workers}".strip()
+    if "surge" in given:
+        given["surge"] = surge_of(given["surge"], given.get("replicas", 1))
     try:
         processes = Processes(**given)
     except ValueError as error:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sqla_poolguard._cli.size.quantities import SECONDS, SURGE, Number, Whole
+from sqla_poolguard._cli.size.quantities import SECONDS, Number, Whole
+from sqla_poolguard._cli.surge import SURGE
 
 if TYPE_CHECKING:
     from sqla_poolguard._cli.size.given import Given

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from sqla_poolguard._cli.size.quantities import SECONDS, SHARE, SURGE, Number, Whole
+from sqla_poolguard._cli.size.quantities import SECONDS, SHARE, Number, Whole
+from sqla_poolguard._cli.surge import SURGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable

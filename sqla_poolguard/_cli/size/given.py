@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from sqla_poolguard._budget import Others, Processes, ServerLimits
 from sqla_poolguard._cli.size.trouble import SizeError
+from sqla_poolguard._cli.surge import surge_of
 from sqla_poolguard._hold_times import Exponential, Lognormal
 from sqla_poolguard._sizing import Load, Service, Target
 
@@ -104,12 +104,10 @@ def gather(given: Given, measured: Sequence[Measured]) -> Inputs:
 
 
 def _processes(given: Given) -> Processes:
-    number = float(given.surge.rstrip(" %"))
-    surge = math.ceil(round(given.replicas * number / 100, 6)) if given.surge.endswith("%") else int(number)
     return Processes(
         replicas=given.replicas,
         workers=given.workers,
-        surge=surge,
+        surge=surge_of(given.surge, given.replicas),
         terminating=given.terminating,
         more=given.more_processes,
         engines=given.engines,

@@ -8,13 +8,12 @@ from typing import Any, Final
 
 import click
 
-__all__ = ["SECONDS", "SHARE", "SURGE", "Number", "Whole", "plural", "shown_share", "shown_time"]
+__all__ = ["SECONDS", "SHARE", "Number", "Whole", "plural", "shown_share", "shown_time"]
 
 _UNITS: Final = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 _SHORTEST, _LONGEST = 1e-6, 1e6
 """Seconds beyond which a time is a slip of the finger."""
 _RAREST: Final = 1e-6
-_MOST_REPLICAS, _MOST_PERCENT = 1_000_000, 1000
 _TIME: Final = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(us|ms|s|m|min|h)?", re.ASCII)
 _PERCENT: Final = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*%", re.ASCII)
 
@@ -60,22 +59,6 @@ class _Share(click.ParamType):  # type: ignore[type-arg] # not generic in click 
         return share
 
 
-class _Surge(click.ParamType):  # type: ignore[type-arg] # not generic in click 8.1
-    """A number of replicas, or a percentage of them."""
-
-    name = "count"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Read it; a percentage stays one until the replicas are known."""
-        text = str(value).strip()
-        percent = _PERCENT.fullmatch(text)
-        number = float(percent[1]) if percent else float(text) if text.isascii() and text.isdigit() else -1.0
-        if not 0 <= number <= (_MOST_PERCENT if percent else _MOST_REPLICAS):
-            allowed = f"a whole number up to {_MOST_REPLICAS:,}, or a percentage such as 25%, up to {_MOST_PERCENT}%"
-            self.fail(f"{value!r} is no surge; allowed: {allowed}", param, ctx)
-        return text
-
-
 class Number(click.ParamType):  # type: ignore[type-arg] # not generic in click 8.1
     """A number in a range; unlike click's own it takes neither nan nor infinity."""
 
@@ -116,7 +99,6 @@ class Whole(click.ParamType):  # type: ignore[type-arg] # not generic in click 8
 
 SECONDS: Final = _Seconds()
 SHARE: Final = _Share()
-SURGE: Final = _Surge()
 
 
 def plural(count: int, noun: str, more: str | None = None) -> str:
