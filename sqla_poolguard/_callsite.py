@@ -226,11 +226,11 @@ def _site_frame(here: FrameType | None) -> tuple[FrameType | None, bool]:
 
 def _stack(depth: int) -> Place | None:
     """Find the site, as `_site_frame` does, and its callers outside SQLAlchemy, on one way outwards."""
-    internal = _internal_files
+    internal, most = _internal_files, 2 * _STACK_DEPTH
     frame, crossed = _start(_here(depth + 1))
     positions: list[Any] = []
     is_found = False
-    for _ in range(_SEARCH_DEPTH):
+    for _ in range(_SEARCH_DEPTH + most):
         if frame is None:
             if crossed:
                 break
@@ -247,8 +247,10 @@ def _stack(depth: int) -> Place | None:
                 positions.clear()  # a library's, that the site has called
             if kind != _INTERNAL:
                 positions += (code, frame.f_lasti)
+                if is_found and len(positions) >= most:
+                    break
         frame = frame.f_back
-    return tuple(positions[: 2 * _STACK_DEPTH]) or None
+    return tuple(positions[:most]) or None
 
 
 def _nothing(_depth: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from doubles.pools import engine, pool_of
 from sqlalchemy import text
@@ -31,6 +33,33 @@ async def test_stack(capture, callers):
     assert bool(names) is (capture == "stack")
     assert not [site for site in holder.stack if "sqlalchemy" in site.file or "/sqla_poolguard/" in site.file]
     await connection.close()
+
+
+async def test_stack_is_of_the_innermost_sixteen():
+    """A deep recursion does not make it long, and is not gone through to its end."""
+    db = engine(guard=Guard(capture="stack"))
+
+    async def recur(depth):
+        return await recur(depth - 1) if depth else await db.connect()
+
+    connection = await recur(200)
+    (holder,) = pool_of(db).snapshot().holders
+    assert [site.function.rpartition(".")[2] for site in (holder.site, *holder.stack)] == ["recur"] * 16
+    await connection.close()
+
+
+async def test_stack_begins_at_the_site():
+    """A library that the site has called, and that has called SQLAlchemy, is no caller of the site."""
+    db = engine(guard=Guard(capture="stack"))
+
+    async def enter(stack):
+        await stack.enter_async_context(db.connect())
+
+    async with contextlib.AsyncExitStack() as stack:
+        await enter(stack)
+        (holder,) = pool_of(db).snapshot().holders
+        names = [site.function.rpartition(".")[2] for site in (holder.site, *holder.stack)]
+        assert names[:2] == ["enter", "test_stack_begins_at_the_site"]
 
 
 async def test_stack_through_run_sync():
