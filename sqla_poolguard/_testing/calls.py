@@ -69,7 +69,7 @@ def read_calls(option: str, value: object) -> tuple[str, ...]:
     """
     lines = [value] if isinstance(value, str) else list(value)  # type: ignore[call-overload]
     calls = tuple(call.strip() for line in lines for call in re.split("[,\n]", line) if call.strip())
-    for call in calls or lines[:1]:
+    for call in calls or lines[:1]:  # commas alone are none
         if call == "usual":
             continue
         if not _CALL.fullmatch(call):

@@ -45,13 +45,15 @@ def policy_of(item: pytest.Item, base: Policy) -> Policy:
 
 
 def code_of(item: pytest.Item) -> CodeType | None:
-    """Give the code of a test's function, if it is one."""
-    return getattr(getattr(item, "_obj", None), "__code__", None)  # `item.function`, without what that looks up again
+    """Give the code of a test's function, if it is nobody else's: not a decorator's, say."""
+    function = getattr(item, "_obj", None)  # `item.function`, without what that looks up again
+    is_shared = getattr(function, "__closure__", None) is not None or hasattr(function, "__wrapped__")
+    return None if is_shared else getattr(function, "__code__", None)
 
 
 def errors_of(item: pytest.Item) -> list[BaseException]:
     """Give the errors of a test that are not raised: pytest keeps unittest's until it makes the report."""
-    return [caught.value for caught in getattr(item, "_excinfo", None) or ()]
+    return [caught.value for caught in getattr(item, "_excinfo", None) or () if isinstance(caught, pytest.ExceptionInfo)]
 
 
 def forget(item: pytest.Item) -> None:

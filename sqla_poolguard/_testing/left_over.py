@@ -69,7 +69,7 @@ class LeftOver:
         if owner is None and self._has_tasks and task is not None:
             owner = self._tasks.get(task())  # type: ignore[arg-type] # it runs: it lives
             _lineage.set(owner)  # Python 3.11 does not always tell a task's context from outside
-        return self.threads.owner() if owner is None and self.threads.are_left else owner
+        return owner if owner is not None else self.threads.owner()
 
     def _this_task(self) -> weakref.ref[Task[Any]] | None:
         task = this_task() if self._has_tasks else None

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 __all__ = ["Proctor"]
 
 _RUN: Final = "the run itself"
-_NO_FAILURES: Final = (pytest.skip.Exception, pytest.exit.Exception, KeyboardInterrupt)
 
 
 class Proctor:
@@ -108,9 +107,6 @@ class Proctor:
             result = yield
             self.policy = policy_of(item, self._base)
             self._verify_calls(item.session)
-        except BaseException as error:
-            self._note_failure(item, error)
-            raise
         finally:
             if self.fixtures.over:
                 self._judge_late(item.session)
@@ -144,11 +140,9 @@ class Proctor:
                 result = yield
             finally:
                 self._forbidden.leave()
-        except BaseException as error:
-            self._note_failure(item, error)
-            if isinstance(error, (Exception, pytest.fail.Exception, pytest.skip.Exception)):
-                self._note_interrupted(error)
-                self._suspect(item, earlier)
+        except (Exception, pytest.fail.Exception, pytest.skip.Exception) as error:
+            self._note_interrupted(error)
+            self._suspect(item, earlier)
             raise
         for kept in errors_of(item):
             self._note_failure(item, kept)
@@ -171,6 +165,12 @@ class Proctor:
         self._end(item)
         return result
 
+    @pytest.hookimpl  # after those who put another error there, as pytest does for unittest
+    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+        """Note whether a test has failed by itself, expectedly or not; somebody else makes the report."""
+        if call.excinfo is not None:
+            self._note_failure(item, call.excinfo.value)
+
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, Any, Any]:
         """Judge the fixtures that pytest ends with the run, as after `-x`, and count what nobody could be told of any more."""
@@ -192,8 +192,7 @@ class Proctor:
         forget(item)
 
     def _note_failure(self, item: pytest.Item, error: BaseException) -> None:
-        """Note that a test has failed by itself, expectedly or not."""
-        if self._item is item and not isinstance(error, _NO_FAILURES):
+        if self._item is item and not isinstance(error, pytest.skip.Exception):
             self.owner.has_failed = True
 
     def _note_interrupted(self, error: BaseException | None) -> None:
@@ -217,12 +216,13 @@ class Proctor:
         try:
             if owner.stays:
                 case.faults += case.in_time(self.policy, partial(judge_end, owner, fixtures=self.fixtures.living))
+            else:
+                owner.has_ended = True
             if self.fixtures.over:
                 case.faults += self._judge_wide(self.policy)
             if case.faults:
                 case.faults = tell_earlier_tests(case.faults, item.session, self._tally, self._base.mode, now=item.nodeid)
         finally:
-            owner.has_ended = True
             if owner.stays:
                 self._late += (stay for stay in owner.stays if stay.is_out and not stay.is_told)
             self._item, self.witness.owner = None, Owner(_RUN)

@@ -29,16 +29,14 @@ class Threads:
     def __init__(self) -> None:
         self._owners: weakref.WeakKeyDictionary[Thread, Owner | None] = weakref.WeakKeyDictionary()
         """None: what it does, it does for every test."""
-        self._count = 0
-        """How many threads there were when somebody looked last."""
-        self._has_begun = True
-        """Whether any has begun since."""
-        self.are_left = False
+        self._last: list[Thread] = []
+        """The threads that there were when somebody looked last."""
+        self._are_left = False
         """Whether anybody has left any."""
 
     def owner(self) -> Owner | None:
         """Tell who has left over the thread that runs."""
-        return self._owners.get(threading.current_thread())
+        return self._owners.get(threading.current_thread()) if self._are_left else None
 
     def mark(self, owner: Owner | None) -> None:
         """
@@ -47,11 +45,10 @@ class Threads:
         Args:
             owner: who has left them; None if they work for whichever test runs, as those of a pool do in any case.
         """
-        if not self._has_begun and threading.active_count() == self._count:  # some do not begin where we stand
-            return
-        self._has_begun = False
         threads = threading.enumerate()
-        self._count = len(threads)
+        if threads == self._last:
+            return
+        self._last = threads
         for thread in threads:
             if thread not in self._owners:
                 self._note(thread, None if _works_for_all(thread) else owner)
@@ -70,7 +67,6 @@ class Threads:
 
         @functools.wraps(start)
         def seen_start(thread: Thread) -> None:
-            self._has_begun = True
             owner = beginner() if is_on else None
             if owner is not None and not _is_pooled(thread):
                 self._note(thread, owner)
@@ -78,7 +74,7 @@ class Threads:
 
         def end() -> None:
             nonlocal is_on
-            is_on, self._has_begun = False, True  # for all that anybody knows
+            is_on = False
             if threading.Thread.start is seen_start:  # else somebody stands before it, and calls it
                 threading.Thread.start = start  # type: ignore[method-assign]
 
@@ -87,7 +83,7 @@ class Threads:
 
     def _note(self, thread: Thread, owner: Owner | None) -> None:
         self._owners[thread] = owner
-        self.are_left = self.are_left or owner is not None
+        self._are_left = self._are_left or owner is not None
 
 
 def _works_for_all(thread: Thread) -> bool:

@@ -66,3 +66,42 @@ def test_line_that_runs_the_loop(suite, pytester):
     for name in ("test_from_library", "test_helper", "test_in_a_loop"):
         assert lines[name][0].endswith("vendor.py:6 in leave"), run.blamed[name]
     assert len(lines) == 7
+
+
+def test_callers(suite):
+    """Who has called the line is told, also where the test and its helper share a decorator; the test itself is called by nobody of interest."""
+    run = suite("""
+    import functools
+
+    def with_connection(function):
+        @functools.wraps(function)
+        async def within(engine):
+            connection = await engine.connect()
+            if function.__name__ == "helper":
+                KEPT.append(connection)
+            await function(engine)
+            if function.__name__ != "helper":
+                await connection.close()
+        return within
+
+    @with_connection
+    async def helper(engine):
+        pass
+
+    async def leave(engine):
+        KEPT.append(await engine.connect())
+
+    @with_connection
+    async def test_shared(engine):
+        await helper(engine)
+
+    async def test_helper(engine):
+        await leave(engine)
+
+    async def test_itself(engine):
+        KEPT.append(await engine.connect())
+    """)
+    callers = {name: re.findall(r"called from \S+ in (\S+)", told) for name, told in run.blamed.items()}
+    assert callers["test_shared"][:2] == ["test_shared", "with_connection.<locals>.within"], run.text
+    assert callers["test_helper"][0] == "test_helper"
+    assert callers["test_itself"] == []

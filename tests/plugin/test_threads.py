@@ -196,6 +196,46 @@ def test_a_runner_whose_task_was_cut_off(suite, untraced):
     assert run.results["test_slow"] == "failed"
 
 
+def test_a_thread_that_takes_another_ones_place(suite):
+    """A thread that nobody saw begin, while another one ended, is its test's, too."""
+    run = suite("""
+    import _thread, threading
+
+    go_on, done, end, is_there = (threading.Event() for _ in range(4))
+
+    def native():
+        threading.current_thread()
+        is_there.set()
+        go_on.wait()
+        asyncio.run(leak())
+        done.set()
+
+    async def leak():
+        KEPT.append(await new_engine().connect())
+
+    @pytest.fixture(scope="module")
+    def earlier():
+        thread = threading.Thread(target=end.wait)
+        thread.start()
+        return thread
+
+    def test_before(earlier):
+        pass
+
+    def test_guilty(earlier):
+        end.set()
+        earlier.join()
+        _thread.start_new_thread(native, ())
+        is_there.wait()
+
+    def test_innocent():
+        go_on.set()
+        done.wait()
+    """)
+    assert run.results["test_innocent"] == "passed", run.text
+    assert run.blamed == {}
+
+
 def test_a_loop_that_another_thread_runs_is_looked_at_again():
     """What it is going to call changes while it is looked at."""
 

@@ -8,6 +8,7 @@ import contextlib
 import gc
 import pathlib
 import sys
+import threading
 
 import pytest
 from doubles.driver import greenlet_spawn
@@ -45,13 +46,18 @@ class Instant:
 
 @contextlib.contextmanager
 def observing(events, note):
-    """Note what the interpreter does meanwhile."""
-    monitoring = sys.monitoring
+    """Note what the interpreter does meanwhile, in this thread."""
+    monitoring, here = sys.monitoring, threading.get_ident()
+
+    def note_here(*told):
+        if threading.get_ident() == here:  # pytest's plugins have threads, too
+            note(*told)
+
     monitoring.use_tool_id(monitoring.PROFILER_ID, "test_cost")
     gc.collect()
     gc.disable()  # what other tests have left behind is not this checkout's to clear up
     for event in events:
-        monitoring.register_callback(monitoring.PROFILER_ID, event, note)
+        monitoring.register_callback(monitoring.PROFILER_ID, event, note_here)
     monitoring.set_events(monitoring.PROFILER_ID, sum(events))
     try:
         yield
