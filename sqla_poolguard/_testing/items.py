@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sqla_poolguard._testing.faults import Fault
     from sqla_poolguard._testing.policy import Policy
 
-__all__ = ["code_of", "errors_of", "forget", "policy_of", "tell"]
+__all__ = ["code_of", "forget", "has_error", "is_expected", "policy_of", "tell"]
 
 
 def policy_of(item: pytest.Item, base: Policy) -> Policy:
@@ -51,9 +51,17 @@ def code_of(item: pytest.Item) -> CodeType | None:
     return None if is_shared else getattr(function, "__code__", None)
 
 
-def errors_of(item: pytest.Item) -> list[BaseException]:
-    """Give the errors of a test that are not raised: pytest keeps unittest's until it makes the report."""
-    return [caught.value for caught in getattr(item, "_excinfo", None) or () if isinstance(caught, pytest.ExceptionInfo)]
+def has_error(item: pytest.Item) -> bool:
+    """Tell whether a test has failed, expectedly or not, though nothing was raised: pytest keeps unittest's errors until it makes the report."""
+    caught = [error for error in getattr(item, "_excinfo", ()) if isinstance(error, pytest.ExceptionInfo)]
+    return any(not isinstance(error.value, pytest.skip.Exception) for error in caught)
+
+
+def is_expected(item: pytest.Item, error: BaseException) -> bool:
+    """Tell whether a test that ends by an error is to, as `xfail` says."""
+    if isinstance(error, pytest.skip.Exception):
+        return False
+    return isinstance(error, pytest.xfail.Exception) or item.get_closest_marker("xfail") is not None
 
 
 def forget(item: pytest.Item) -> None:

@@ -15,7 +15,7 @@ from sqla_poolguard._testing.ending import when_loops_end
 from sqla_poolguard._testing.faults import FaultKind, fault_of, put_down_to
 from sqla_poolguard._testing.following import follow
 from sqla_poolguard._testing.forbidding import ForbiddenCalls
-from sqla_poolguard._testing.items import code_of, errors_of, forget, policy_of
+from sqla_poolguard._testing.items import code_of, forget, has_error, is_expected, policy_of
 from sqla_poolguard._testing.judgement import is_worth_keeping, judge_end, nested, suspect_rest, suspect_tasks
 from sqla_poolguard._testing.late import tell_earlier_tests
 from sqla_poolguard._testing.left_over import tasks_till_now
@@ -107,6 +107,9 @@ class Proctor:
             result = yield
             self.policy = policy_of(item, self._base)
             self._verify_calls(item.session)
+        except BaseException as error:
+            self._note_expected(item, error)
+            raise
         finally:
             if self.fixtures.over:
                 self._judge_late(item.session)
@@ -140,12 +143,14 @@ class Proctor:
                 result = yield
             finally:
                 self._forbidden.leave()
-        except (Exception, pytest.fail.Exception, pytest.skip.Exception) as error:
-            self._note_interrupted(error)
-            self._suspect(item, earlier)
+        except BaseException as error:
+            self._note_expected(item, error)
+            if isinstance(error, (Exception, pytest.fail.Exception, pytest.skip.Exception)):
+                self._note_interrupted(error)
+                self._suspect(item, earlier)
             raise
-        for kept in errors_of(item):
-            self._note_failure(item, kept)
+        if getattr(item, "_excinfo", None) and self._item is item and has_error(item):
+            self.owner.has_failed = True
         self._suspect(item, earlier)
         if self._item is item and (self._case.faults or self.policy.expect_leak):
             self._case.close(item, "call", self.owner, self.policy, self._tally)
@@ -165,11 +170,11 @@ class Proctor:
         self._end(item)
         return result
 
-    @pytest.hookimpl  # after those who put another error there, as pytest does for unittest
-    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> None:
-        """Note whether a test has failed by itself, expectedly or not; somebody else makes the report."""
-        if call.excinfo is not None:
-            self._note_failure(item, call.excinfo.value)
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_exception_interact(self, node: pytest.Item | pytest.Collector) -> None:
+        """Note that a test has failed by itself; pytest calls this for the failures that it reports, and for nothing else."""
+        if node is self._item:
+            self.owner.has_failed = True
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, Any, Any]:
@@ -191,8 +196,9 @@ class Proctor:
         self._case, self.policy = Case(), self._base
         forget(item)
 
-    def _note_failure(self, item: pytest.Item, error: BaseException) -> None:
-        if self._item is item and not isinstance(error, pytest.skip.Exception):
+    def _note_expected(self, item: pytest.Item, error: BaseException) -> None:
+        """Note that a test fails as it should: pytest reports no failure then."""
+        if self._item is item and is_expected(item, error):
             self.owner.has_failed = True
 
     def _note_interrupted(self, error: BaseException | None) -> None:
