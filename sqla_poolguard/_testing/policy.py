@@ -40,11 +40,6 @@ class Policy(NamedTuple):
     expect_leak: bool = False
     """Whether this test must leave or lose a connection."""
 
-    @property
-    def is_exact(self) -> bool:
-        """Whether every await of a holder has to be seen."""
-        return self.ledger or (self.max_foreign_await is not None and self.allow_hold is None)
-
     def with_marker(self, arguments: tuple[Any, ...], options: Mapping[str, Any]) -> Policy:
         """
         Apply the marker of a test: `@pytest.mark.poolguard(allow_hold="…", max_await=0.1, expect_leak=True)`.

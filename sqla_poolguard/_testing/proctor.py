@@ -55,6 +55,10 @@ class Proctor:
         self._base = self.policy = policy
         self._tally = tally
         self._item: pytest.Item | None = None
+        self._nobody = Owner(_RUN)
+        """Whose is what is checked out between two tests."""
+        self._narrow: set[pytest.FixtureDef[Any]] = set()
+        """Fixtures that are known to end with their test: pytest takes long to tell."""
         self._case = Case()
         running = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0]
         self._late: list[Stay] = []
@@ -120,12 +124,14 @@ class Proctor:
         self, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
     ) -> Generator[None, Any, Any]:
         """Note whose is what a fixture checks out: its own, if it outlives the test."""
-        if fixturedef.scope != "function":
-            self.fixtures.begin(fixturedef, request)
-            try:
-                return (yield)
-            finally:
-                self.fixtures.end()
+        if fixturedef not in self._narrow:
+            if fixturedef.scope != "function":
+                self.fixtures.begin(fixturedef, request)
+                try:
+                    return (yield)
+                finally:
+                    self.fixtures.end()
+            self._narrow.add(fixturedef)
         witness = self.witness
         before, witness.fixture = witness.fixture, fixturedef.argname
         try:
@@ -231,7 +237,7 @@ class Proctor:
         finally:
             if owner.stays:
                 self._late += (stay for stay in owner.stays if stay.is_out and not stay.is_told)
-            self._item, self.witness.owner = None, Owner(_RUN)
+            self._item, self.witness.owner = None, self._nobody
             self.witness.left_over.mark(owner)
             self.witness.left_over.threads.mark(owner)
             self._tally.add_rest(owner, has_ledger=self.policy.ledger)
@@ -263,12 +269,13 @@ class Proctor:
 
     def _granted(self, stay: Stay) -> None:
         self._forbidden.look_again()
-        if self.policy.max_nesting is not None:
-            self._case.faults += nested(stay, self.witness.now_out(), self.policy)
+        policy = self.policy
+        if policy.max_nesting is not None:
+            self._case.faults += nested(stay, self.witness.now_out(), policy)
         if stay.owner.has_ended:
             self._late.append(stay)
-        if self.policy.ledger or (self.policy.is_exact and not stay.is_fixtures):
-            follow(stay)
+        if policy.ledger or (policy.max_foreign_await is not None and policy.allow_hold is None and not stay.is_fixtures):
+            follow(stay)  # each of its awaits has to be seen
 
     def _held(self) -> list[Stay]:
         """Give the connections with which no forbidden call may be made."""

@@ -97,7 +97,7 @@ class Stay:
         lease = record.lease
         self.record: GuardedRecord | None = record
         """What is out; None when it is not any more."""
-        self.pool = record.guarded.name
+        self.pool = record.guarded._watch.reporter.name
         self.place = place
         self.owner = owner
         self.fixture = fixture

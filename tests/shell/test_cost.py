@@ -189,6 +189,9 @@ async def test_telemetry_adds_next_to_nothing_in_the_queue_without_an_sdk(hold, 
         await in_the_queue(
             hold, [sys.monitoring.events.INSTRUCTION], lambda code, _, found=counted: found.update((code,)), telemetry=telemetry
         )
+        del counted[
+            asyncio.TimerHandle.__lt__.__code__
+        ]  # the second of the two finds the first one's timers in the loop, and sorts more
         counts[telemetry] = counted
     assert counts[True].total() <= most * counts[False].total()
     found = {code.co_qualname for code in counts[True] if "opentelemetry" in code.co_filename}
