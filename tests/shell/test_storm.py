@@ -19,6 +19,10 @@ pytestmark = [
 ]
 
 
+OVER = 3.0
+"""Seconds after which a connect is tried again, whatever has failed in the storm: more than the longest pause between two."""
+
+
 class RoughDriver(FakeDriver):
     """A driver at sea: every step may take a while or fail."""
 
@@ -89,6 +93,7 @@ async def test_storm(options, pre_ping, collector):
     at_rest(db)
     assert driver.live == pool_of(db).checkedin()
     driver.calm = True
+    await asyncio.sleep(OVER)
     async with all_out(db, 6):
         assert pool_of(db).checkedout() == 6
     await asyncio.sleep(1)
@@ -108,6 +113,7 @@ async def test_storm_with_disposals():
     at_rest(db)
     assert driver.live == pool_of(db).checkedin()
     driver.calm = True
+    await asyncio.sleep(OVER)
     async with all_out(db, 6):
         pass
     at_rest(db, idle=3)
@@ -147,6 +153,7 @@ async def test_storm_with_resizes(options):
     at_rest(db)
     assert driver.live == pool.checkedin()
     driver.calm = True
+    await asyncio.sleep(OVER)
     pool.resize(2, 2)
     async with all_out(db, 4):
         assert pool.checkedout() == 4
