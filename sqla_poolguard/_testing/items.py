@@ -53,7 +53,8 @@ def code_of(item: pytest.Item) -> CodeType | None:
 
 def has_error(item: pytest.Item) -> bool:
     """Tell whether a test has failed, expectedly or not, though nothing was raised: pytest keeps unittest's errors until it makes the report."""
-    caught = [error for error in getattr(item, "_excinfo", ()) if isinstance(error, pytest.ExceptionInfo)]
+    kept = getattr(item, "_excinfo", None)
+    caught = [error for error in kept if isinstance(error, pytest.ExceptionInfo)] if isinstance(kept, list) else []
     return any(not isinstance(error.value, pytest.skip.Exception) for error in caught)
 
 

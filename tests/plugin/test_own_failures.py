@@ -60,52 +60,28 @@ def test_whatever_is_raised_is_a_failure(suite, error):
     assert "failed by itself" in run.sections["test_it"]
 
 
-def test_what_is_told_in_two_phases(suite):
+TWO_PHASES = """
+    import time
+
+    @pytest.fixture
+    async def later(engine):
+        yield
+        KEPT.append(await engine.connect())
+
+    async def test_it(engine, later):
+        async with engine.connect():
+            with contextlib.suppress(BaseException):
+                time.sleep(0)
+"""
+
+
+@pytest.mark.parametrize(("mode", "options"), [("strict", []), ("warn", ["-W", "error"])], ids=["strict", "warnings are errors"])
+def test_what_is_told_in_two_phases(suite, mode, options):
     """A test that failed for a forbidden call is told beside that, and not again, what its teardown leaves."""
-    run = suite(
-        """
-    import time
-
-    @pytest.fixture
-    async def later(engine):
-        yield
-        KEPT.append(await engine.connect())
-
-    async def test_it(engine, later):
-        async with engine.connect():
-            with contextlib.suppress(BaseException):
-                time.sleep(0)
-    """,
-        poolguard_forbidden_calls="time:sleep",
-    )
+    run = suite(TWO_PHASES, *options, poolguard=mode, poolguard_forbidden_calls="time:sleep")
     assert run.results == {"test_it": "failed"}, run.text
-    assert "time:sleep" in run.blamed["test_it"]
+    assert "time:sleep" in run.told["test_it"]
     assert "failed by itself" in run.sections["test_it"]
-
-
-def test_a_warning_that_is_an_error(suite):
-    """It is a failure of the test like any other: what the teardown leaves is told beside it."""
-    run = suite(
-        """
-    import time
-
-    @pytest.fixture
-    async def later(engine):
-        yield
-        KEPT.append(await engine.connect())
-
-    async def test_it(engine, later):
-        async with engine.connect():
-            with contextlib.suppress(BaseException):
-                time.sleep(0)
-    """,
-        "-W",
-        "error",
-        poolguard="warn",
-        poolguard_forbidden_calls="time:sleep",
-    )
-    assert run.results == {"test_it": "failed"}, run.text
-    assert "time:sleep" in run.text
 
 
 def test_a_part_that_fails(suite):
@@ -170,16 +146,17 @@ def test_what_others_make_of_an_error(suite):
     assert "failed by itself" in run.sections["test_is_checked"]
 
 
-def test_a_kind_of_test_that_keeps_its_own_errors(suite, pytester):
+@pytest.mark.parametrize("kept", ["(ValueError, ValueError(), None)", "ValueError()", "[ValueError()]"])
+def test_a_kind_of_test_that_keeps_its_own_errors(suite, pytester, kept):
     """What another kind of test calls as pytest does unittest's errors is not ours to read."""
     pytester.path.joinpath("x.foo").touch()
     run = suite(
         "def test_it(engine): pass",
         ".",
-        conftest="""
+        conftest=f"""
     class Other(pytest.Item):
         def runtest(self):
-            self._excinfo = (ValueError, ValueError(), None)
+            self._excinfo = {kept}
 
     class Others(pytest.File):
         def collect(self):
