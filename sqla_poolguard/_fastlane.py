@@ -224,8 +224,14 @@ def take(pool: GuardedPool, now: float, loop: AbstractEventLoop | None) -> Guard
 def check_out(pool: GuardedPool, asked_at: float, place: Place | None) -> _ConnectionFairy:
     """Get a connection by all means, with SQLAlchemy's ping and listeners."""
     record: Any = pool._supply.get(asked_at, place)
-    echo = pool.logger.isEnabledFor(_DEBUG)
-    if not (echo or pool._pre_ping or pool.dispatch.checkout):
+    quiet = pool._quiet
+    echo = (pool.logger is not quiet.logger or quiet.levels.get(_DEBUG) is not False) and pool.logger.isEnabledFor(_DEBUG)
+    if not (
+        echo
+        or pool._pre_ping
+        or (pool.dispatch.checkout is not quiet.checkout and pool.dispatch.checkout)
+        or quiet.checkout_anywhere
+    ):
         return _fairy(pool, record, 1)
     if pool._pre_ping:
         pool._supply.pings(record)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from asyncio.events import _get_running_loop
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -200,8 +199,10 @@ class GuardedPool(Resizable):
         return fairy  # type: ignore[no-any-return]
 
     def _check_out(self, asked_at: float, place: Place | None) -> Any:
-        with suppress(NotNow):  # the database cannot be reached: wait for a connection that lives, or for its return
+        try:  # noqa: SIM105 - for speed
             return _fastlane.check_out(self, asked_at, place) if self._fast else super().connect()
+        except NotNow:  # the database cannot be reached: wait for a connection that lives, or for its return
+            pass
         return self._supply.again(asked_at, place)
 
     def _do_get(self) -> ConnectionPoolEntry:

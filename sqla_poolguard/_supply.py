@@ -15,7 +15,7 @@ from sqlalchemy.pool import Pool
 from sqla_poolguard import _fastlane
 from sqla_poolguard._connecting import NotNow
 from sqla_poolguard._connects import Connect
-from sqla_poolguard._course import CONNECT, PING, QUEUE
+from sqla_poolguard._course import CONNECT, PING
 from sqla_poolguard._deadline import Deadline, DeadlinePassed
 from sqla_poolguard._facts import Reason
 from sqla_poolguard._handover import Evicted, Expired, Stuck, Unreachable
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sqla_poolguard._callsite import Place
+    from sqla_poolguard._course import Course
     from sqla_poolguard._pool import GuardedPool
     from sqla_poolguard._record import GuardedRecord
     from sqla_poolguard._waiters import Waiter
@@ -92,20 +93,29 @@ class Supply:
             course = pool._watch.trail.begin(CONNECT)
             record = self._open(connect, asked_at)
         else:
-            course = pool._watch.trail.begin(QUEUE)
-            waiter = self._waiter(asked_at, place)
-            try:
-                given = self._wait(waiter, asked_at)
-            finally:
-                course.ahead, course.giver, course.spot = waiter.ahead, waiter.giver, waiter.spot
-            if isinstance(given, Connect):
-                course.begin(CONNECT, pool._clock())
-                record = self._open(given, asked_at)
-            else:
-                record = given
-                self._make_ready(record, asked_at)
+            record, course = self._queue(asked_at, place)
         record.lease.course = course
         return record
+
+    def _queue(self, asked_at: float, place: Place | None) -> tuple[GuardedRecord, Course | None]:
+        """Get a record by waiting for one, or for a free slot; and how it came, if anybody is to hear of that."""
+        pool, trail = self._pool, self._pool._watch.trail
+        waiter = None
+        try:
+            waiter = self._waiter(asked_at, place)
+            given = self._wait(waiter, asked_at)
+        except BaseException:
+            trail.queued(asked_at, waiter)
+            raise
+        if isinstance(given, Connect):
+            course = trail.queued(asked_at, waiter)
+            course.begin(CONNECT, pool._clock())
+            return self._open(given, asked_at), course
+        if self._is_ready(given):
+            return given, trail.came(waiter, pool._clock() - asked_at)
+        course = trail.queued(asked_at, waiter)
+        self._make_ready(given, asked_at)
+        return given, course
 
     def _wait(self, waiter: Waiter, asked_at: float) -> GuardedRecord | Connect:
         """Wait in the queue; tell who is turned away why."""
@@ -172,6 +182,15 @@ class Supply:
             if record is None:
                 self._pool._handover.drop(connect)
         return record
+
+    def _is_ready(self, record: GuardedRecord) -> bool:
+        """Tell whether a record needs nothing to be used, as most that come back do not."""
+        after = self._pool._ping_after
+        return (
+            record.loop is _get_running_loop()
+            and record.is_good()
+            and (after == math.inf or self._pool._clock() - record.lease.idle_since <= after)
+        )
 
     def _make_ready(self, record: GuardedRecord, asked_at: float) -> None:
         """Connect a record anew, or ping it, where that is needed."""

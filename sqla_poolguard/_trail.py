@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from greenlet import getcurrent
 
 from sqla_poolguard._callsite import site_of
-from sqla_poolguard._course import Course, Giver
+from sqla_poolguard._course import QUEUE, Course, Giver
 from sqla_poolguard._facts import Ending
 from sqla_poolguard._tracing import Hold
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from sqla_poolguard._waiters import Waiter
 
 __all__ = ["Trail"]
+
+_TO_COME: Final = 0.005
+"""Seconds that a wait may still take when its queue is passed."""
 
 
 class Trail:
@@ -59,6 +62,20 @@ class Trail:
         course.begin(phase, self._clock())
         return course
 
+    def queued(self, since: float, waiter: Waiter | None) -> Course:
+        """Note that the request that runs was in the queue, and how it fared there; None: it was not let in."""
+        course = self._courses.setdefault(getcurrent(), Course())
+        course.begin(QUEUE, since if waiter is None else waiter.since)
+        if waiter is not None:
+            course.ahead, course.giver, course.spot = waiter.ahead, waiter.giver, waiter.spot
+        return course
+
+    def came(self, waiter: Waiter, waited: float) -> Course | None:
+        """Note likewise that it came through the queue; None where nobody is going to hear of so short a wait."""
+        if waiter.spot is None and not self._courses and not self._concerns(waited + _TO_COME):
+            return None
+        return self.queued(waiter.since, waiter)
+
     def here(self) -> Any:
         """Tell where in a trace the running code is, which begins to wait, if that is recorded."""
         self._is_drawing = self._tracing.is_drawing()
@@ -82,14 +99,18 @@ class Trail:
         """Tell of a request that got its connection, and not at once."""
         if course.spot is not None and lease.granted_at is not None:
             lease.spot = lease.granted_at, course.spot
-        if lease.waited < self._told_from:
-            return
-        observers, is_drawn = self._reporter.observers, lease.waited >= self._tracing.worth_seeing and self._tracing.is_drawing()
-        if is_drawn or observers.hear_of_wait(lease.waited):
+        if self._concerns(lease.waited):
             wait = self._reporter.wait(lease, course, now)
-            observers.tell_wait(wait)
-            if is_drawn:
+            self._reporter.observers.tell_wait(wait)
+            if lease.waited >= self._tracing.worth_seeing:
                 self._tracing.waited(wait, course, now)
+
+    def _concerns(self, waited: float) -> bool:
+        """Tell whether a wait of so many seconds is to be drawn, or anybody hears of it."""
+        if waited < self._told_from:
+            return False
+        is_drawn = waited >= self._tracing.worth_seeing and self._tracing.is_drawing()
+        return is_drawn or self._reporter.observers.hear_of_wait(waited)
 
     def refused(self, rejection: Rejection, course: Course | None, now: float) -> None:
         """Tell of a request that got none."""
