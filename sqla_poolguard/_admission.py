@@ -162,6 +162,10 @@ class Admission:
             return 0.0 if stands else self._tight
         return self.max_wait if level is Priority.CRITICAL or not stands else self._tight
 
+    def is_calm(self, now: float, waiting: int) -> bool:
+        """Tell whether the last look is good enough for one more request, and makes its wait short; False where the queue was empty."""
+        return waiting > 0 and now < self._fresh_until and (waiting + 1) * self._gap <= self._tight
+
     def is_short(self, ahead: int) -> bool:
         """Tell whether so many ahead make so short a wait that it is within any budget, but for that of a sheddable request."""
         return (ahead + 1) * self._gap <= self._tight

@@ -79,16 +79,25 @@ class Gate:
         self._told, self._told_at = 0, -math.inf
         self._warned = False
 
-    def level(self, task: Task[object] | None) -> Priority:
-        """Tell how important a request is. Who holds a connection already is to finish what it began."""
+    def level(self, task: Task[object] | None) -> tuple[Priority, weakref.ref[Task[object]] | None]:
+        """
+        Tell how important a request is. Who holds a connection already is to finish what it began.
+
+        Returns:
+            That, and a reference to the task.
+        """
         level = importance()
-        if level is Priority.CRITICAL or task is None:
-            return level
+        if task is None:
+            return level, None
         known = weakref.getweakrefcount(task)
         own = weakref.ref(task)
-        if weakref.getweakrefcount(task) > known:  # nobody had one of this kind: not a lease, then
-            return level
-        return Priority.CRITICAL if any(lease.task is own for lease in self._slots.leases()) else level
+        if (
+            level is not Priority.CRITICAL
+            and weakref.getweakrefcount(task) == known  # somebody had one of this kind: perhaps a lease
+            and any(lease.task is own for lease in self._slots.leases())
+        ):
+            level = Priority.CRITICAL
+        return level, own
 
     def enter(self, now: float, level: Priority) -> Reason | None:
         """
@@ -98,9 +107,12 @@ class Gate:
             Why not; None if it may.
         """
         waiters, admission = self._slots.waiters, self._admission
-        waiting = waiters.about
+        waiting = len(waiters.queued) if not waiters.gone else waiters.about
         if waiting >= self._most and len(waiters) >= self._most:
             return Reason.QUEUE_FULL
+        if admission.is_calm(now, waiting) and level is not Priority.SHEDDABLE:
+            self._virtual = None  # nobody would have been turned away lately
+            return None
         if not admission.is_fresh(now, waiting):
             self._look(now, waiting)
         if self._acts:
@@ -113,7 +125,7 @@ class Gate:
             if level is not Priority.CRITICAL and not admission.fits(now, waiters.ahead_of(level), level):
                 self._evict(now, level)
         elif self._acts is None:
-            if level is not Priority.SHEDDABLE and admission.is_short(waiting):  # nobody would have been turned away lately
+            if level is not Priority.SHEDDABLE and admission.is_short(waiting):
                 self._virtual = None
             else:
                 self._observe(now, level, waiting)

@@ -18,29 +18,29 @@ if TYPE_CHECKING:
     from sqla_poolguard._slots import Slots
     from sqla_poolguard._waiters import Waiter
 
-__all__ = ["Evicted", "Expired", "Handover", "Stuck", "Unreachable"]
-
-_EXPIRED: Final = object()
-_EVICTED: Final = object()
-_UNREACHABLE: Final = object()
+__all__ = ["Evicted", "Expired", "Handover", "Stuck", "TurnedAway", "Unreachable"]
 
 _await: Final[Callable[[Any], Any]] = getattr(concurrency, "await_", concurrency.await_only)
 
 
-class Expired(Exception):  # noqa: N818 - a signal between rooms of the shell, never seen by a caller
-    """The waiter's deadline has passed."""
+class TurnedAway(Exception):  # noqa: N818 - a signal between rooms of the shell, never seen by a caller
+    """A waiter gets nothing; it is handed this instead of a connection."""
 
 
-class Evicted(Exception):  # noqa: N818 - likewise
-    """The waiter was turned away for one that came later."""
+class Expired(TurnedAway):
+    """Its deadline has passed."""
 
 
-class Unreachable(Exception):  # noqa: N818 - likewise
-    """The waiter was turned away since the database cannot be reached."""
+class Evicted(TurnedAway):
+    """It made room for one that came later."""
 
 
-class Stuck(Exception):  # noqa: N818 - likewise
-    """The waiter would wait for ever; its arguments are the proof, line by line."""
+class Unreachable(TurnedAway):
+    """The database cannot be reached."""
+
+
+class Stuck(TurnedAway):
+    """It would wait for ever; the arguments are the proof, line by line."""
 
 
 class Handover:
@@ -65,10 +65,7 @@ class Handover:
         Wait in the queue, inside one of SQLAlchemy's greenlets.
 
         Raises:
-            Expired: the waiter's deadline passed.
-            Evicted: it was turned away.
-            Stuck: it would have waited for ever.
-            Unreachable: nothing lives, and the database cannot be reached.
+            TurnedAway: nothing will come, or not in time.
         """
         slots, future = self._slots, waiter.future
         slots.enqueue(waiter)
@@ -79,37 +76,32 @@ class Handover:
             given = _await(future)
         except BaseException:
             if future.done() and not future.cancelled():
-                given = future.result()
-                if _is_given(given):
-                    self._take_back(given, waiter.giver)
+                self._take_back(future.result(), waiter.giver)
             else:
                 future.cancel()
                 slots.gave_up(waiter)
                 self.hand_out()
             raise
-        if given is _EXPIRED:
-            raise Expired
-        if given is _EVICTED:
-            raise Evicted
-        if given is _UNREACHABLE:
-            raise Unreachable
-        if isinstance(given, Stuck):
-            raise given
+        if isinstance(given, TurnedAway):
+            try:
+                raise given
+            finally:
+                del given  # which would keep this frame, and this frame it
         return given  # type: ignore[no-any-return]
 
     def expire(self, now: float) -> None:
         """Turn away every waiter whose deadline has passed."""
         for waiter in self._slots.expired(now):
-            self._deliver(waiter, _EXPIRED)
+            self._deliver(waiter, Expired())
 
     def turn_away(self, since: float) -> None:
         """Turn away every waiter that has waited since then, or for longer: the database cannot be reached."""
         for waiter in self._slots.older(since):
-            self._deliver(waiter, _UNREACHABLE)
+            self._deliver(waiter, Unreachable())
 
     def evict(self, waiter: Waiter) -> None:
         """Turn a waiter away that was taken out of the queue."""
-        self._deliver(waiter, _EVICTED)
+        self._deliver(waiter, Evicted())
 
     def refuse(self, waiter: Waiter, proof: tuple[str, ...]) -> None:
         """Turn a waiter away that would wait for ever."""
@@ -188,8 +180,7 @@ class Handover:
 
     def _deliver(self, waiter: Waiter, given: Any) -> bool:
         """Give a waiter what it waited for, in its own event loop; False if that is closed, and nobody waits there any more."""
-        future = waiter.future
-        loop = future.get_loop()
+        loop = waiter.future.get_loop()
         if loop is _get_running_loop():
             self._deliver_here(waiter, given)
             return True
@@ -203,21 +194,15 @@ class Handover:
         try:
             waiter.future.set_result(given)
         except InvalidStateError:  # it has been cancelled since: from another loop, or by asyncio's handler of ctrl-C
-            if _is_given(given):
-                self._take_back(given, waiter.giver)
+            self._take_back(given, waiter.giver)
 
-    def _take_back(self, given: GuardedRecord | Connect, giver: Giver | None) -> None:
+    def _take_back(self, given: GuardedRecord | Connect | TurnedAway, giver: Giver | None) -> None:
         """Hand on what was handed over in vain."""
         if isinstance(given, Connect):
             self.drop(given, giver)
-        else:
+        elif not isinstance(given, TurnedAway):
             self.give_back(given, giver)
 
 
 def _say_nothing(giver: Giver, waiter: Waiter) -> None:
     """Tell nobody."""
-
-
-def _is_given(given: Any) -> bool:
-    """Tell whether a waiter was given something, and not turned away."""
-    return given is not _EXPIRED and given is not _EVICTED and given is not _UNREACHABLE and not isinstance(given, Stuck)

@@ -199,7 +199,7 @@ class GuardedPool(Resizable):
         return fairy  # type: ignore[no-any-return]
 
     def _check_out(self, asked_at: float, place: Place | None) -> Any:
-        try:  # noqa: SIM105 - for speed
+        try:
             return _fastlane.check_out(self, asked_at, place) if self._fast else super().connect()
         except NotNow:  # the database cannot be reached: wait for a connection that lives, or for its return
             pass

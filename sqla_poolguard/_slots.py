@@ -181,7 +181,7 @@ class Slots(Bounds, Generic[R]):
         """
         with self._lock:
             idle, waiters = self.idle, self.waiters
-            while waiters.queued and (self.may_serve(len(idle)) or self._may_open()):
+            while waiters.queued and ((idle and self.taken <= self.limit) or self.may_serve(len(idle)) or self._may_open()):
                 waiter = waiters.pop()
                 if waiter is None:
                     return None

@@ -18,7 +18,7 @@ from sqla_poolguard._connects import Connect
 from sqla_poolguard._course import CONNECT, PING
 from sqla_poolguard._deadline import Deadline, DeadlinePassed
 from sqla_poolguard._facts import Reason
-from sqla_poolguard._handover import Evicted, Expired, Stuck, Unreachable
+from sqla_poolguard._handover import Expired, Stuck, TurnedAway, Unreachable
 from sqla_poolguard._otel._unseen import hush_pings
 from sqla_poolguard._ping import ping
 from sqla_poolguard._urgency import due
@@ -87,53 +87,61 @@ class Supply:
 
     def _obtain(self, asked_at: float, place: Place | None) -> GuardedRecord:
         """Get a record when none is idle: in a free slot, or by waiting for either."""
-        pool, slots = self._pool, self._pool._slots
+        slots = self._pool._slots
         connect = slots.reserve() if slots.taken < slots.limit else None
-        if connect is not None:
-            course = pool._watch.trail.begin(CONNECT)
-            record = self._open(connect, asked_at)
-        else:
-            record, course = self._queue(asked_at, place)
+        if connect is None:
+            return self._queue(asked_at, place)
+        course = self._pool._watch.trail.begin(CONNECT)
+        record = self._open(connect, asked_at)
         record.lease.course = course
         return record
 
-    def _queue(self, asked_at: float, place: Place | None) -> tuple[GuardedRecord, Course | None]:
-        """Get a record by waiting for one, or for a free slot; and how it came, if anybody is to hear of that."""
+    def _queue(self, asked_at: float, place: Place | None) -> GuardedRecord:
+        """Get a record by waiting for one, or for a free slot; tell who is turned away why."""
         pool, trail = self._pool, self._pool._watch.trail
         waiter = None
         try:
             waiter = self._waiter(asked_at, place)
-            given = self._wait(waiter, asked_at)
+            given = pool._handover.wait(waiter)
+        except TurnedAway as signal:
+            trail.queued(asked_at, waiter)
+            error = self._turned_away(signal, asked_at)
         except BaseException:
             trail.queued(asked_at, waiter)
             raise
-        if isinstance(given, Connect):
-            course = trail.queued(asked_at, waiter)
-            course.begin(CONNECT, pool._clock())
-            return self._open(given, asked_at), course
-        if self._is_ready(given):
-            return given, trail.came(waiter, pool._clock() - asked_at)
-        course = trail.queued(asked_at, waiter)
-        self._make_ready(given, asked_at)
-        return given, course
-
-    def _wait(self, waiter: Waiter, asked_at: float) -> GuardedRecord | Connect:
-        """Wait in the queue; tell who is turned away why."""
-        pool = self._pool
-        try:
-            return pool._handover.wait(waiter)
-        except Expired:
-            error = self._too_late(asked_at)
-        except Unreachable:
-            error = pool._watch.unavailable(pool._slots.breaker.cause(pool._clock()), asked_at)
-        except Evicted:
-            error = pool._watch.refusal(Reason.REJECTED, asked_at)
-        except Stuck as stuck:
-            error = pool._watch.refusal(Reason.DEADLOCK, asked_at, stuck.args)
+        else:
+            return self._take_over(given, waiter, asked_at)
         try:
             raise error  # here: our signals are nobody's context, and what it says of its cause stays
         finally:
             del error  # which would keep this frame, and this frame it
+
+    def _turned_away(self, signal: TurnedAway, asked_at: float) -> Exception:
+        """Make the error for one who gets nothing."""
+        pool = self._pool
+        if isinstance(signal, Expired):
+            return self._too_late(asked_at)
+        if isinstance(signal, Unreachable):
+            return pool._watch.unavailable(pool._slots.breaker.cause(pool._clock()), asked_at)
+        if isinstance(signal, Stuck):
+            return pool._watch.refusal(Reason.DEADLOCK, asked_at, signal.args)
+        return pool._watch.refusal(Reason.REJECTED, asked_at)
+
+    def _take_over(self, given: GuardedRecord | Connect, waiter: Waiter, asked_at: float) -> GuardedRecord:
+        """Make ready what was waited for, or connect in a slot; and note how it came, if anybody is to hear of that."""
+        pool, trail = self._pool, self._pool._watch.trail
+        course: Course | None
+        if isinstance(given, Connect):
+            course = trail.queued(asked_at, waiter)
+            course.begin(CONNECT, pool._clock())
+            record = self._open(given, asked_at)
+        elif self._is_ready(given):
+            record, course = given, trail.came(waiter, pool._clock() - asked_at)
+        else:
+            record, course = given, trail.queued(asked_at, waiter)
+            self._make_ready(record, asked_at)
+        record.lease.course = course
+        return record
 
     def _waiter(self, asked_at: float, place: Place | None) -> Waiter:
         """Make the waiter that is to queue, if it may."""

@@ -22,7 +22,7 @@ class Sweeper:
     The pool is held weakly, so that a timer keeps no pool alive. What it does is nobody's, so it has no request's context.
     """
 
-    __slots__ = ("_sweep", "_timers")
+    __slots__ = ("_sweep", "_timers", "armed")
 
     def __init__(self, sweep: Callable[[], None]) -> None:
         """
@@ -33,6 +33,8 @@ class Sweeper:
         """
         self._sweep = weakref.WeakMethod(sweep)
         self._timers: dict[AbstractEventLoop, tuple[float, asyncio.TimerHandle]] = {}
+        self.armed: tuple[AbstractEventLoop | None, float] = (None, math.inf)
+        """An event loop, and when its timer fires, on the pool's clock: who asks for nothing sooner there need not ask."""
 
     def wake_by(self, at: float, now: float) -> None:
         """Wake the pool in the running loop at `at` (on its clock) or before; infinity asks for nothing."""
@@ -46,13 +48,17 @@ class Sweeper:
             for closed in [other for other in self._timers if other.is_closed()]:
                 del self._timers[closed]
         self._timers[loop] = (at, loop.call_later(max(at - now, 0.0), self._wake, loop, context=Context()))
+        self.armed = (loop, at)
 
     def forget(self) -> None:
         """Forget every timer, in a forked child: they tick in the parent's event loops."""
         self._timers.clear()
+        self.armed = (None, math.inf)
 
     def _wake(self, loop: AbstractEventLoop) -> None:
         self._timers.pop(loop, None)
+        if self.armed[0] is loop:
+            self.armed = (None, math.inf)
         sweep = self._sweep()
         if sweep is not None:
             sweep()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Final
 
 from greenlet import getcurrent
@@ -27,6 +28,8 @@ __all__ = ["Trail"]
 
 _TO_COME: Final = 0.005
 """Seconds that a wait may still take when its queue is passed."""
+_ASK_EVERY: Final = 0.05
+"""Seconds between two questions whether there is an SDK by now: it is asked on the way through the queue, and waits drawn are no shorter."""
 
 
 class Trail:
@@ -37,7 +40,7 @@ class Trail:
     or something was found of it.
     """
 
-    __slots__ = ("_clock", "_courses", "_is_drawing", "_reporter", "_told_from", "_tracing")
+    __slots__ = ("_ask_at", "_clock", "_courses", "_is_drawing", "_reporter", "_told_from", "_tracing")
 
     def __init__(self, reporter: Reporter, clock: Callable[[], float]) -> None:
         """
@@ -50,7 +53,8 @@ class Trail:
         self._reporter, self._clock = reporter, clock
         self._tracing = reporter.tracing
         self._is_drawing = False
-        """Whether anything would have been drawn when somebody began to wait last."""
+        """Whether anything is drawn, as far as it was asked."""
+        self._ask_at = -math.inf
         self._told_from = min(reporter.observers.waited_from, self._tracing.worth_seeing)
         """Seconds from which anybody wants to hear of a wait."""
         self._courses: dict[greenlet, Course] = {}
@@ -76,9 +80,13 @@ class Trail:
             return None
         return self.queued(waiter.since, waiter)
 
-    def here(self) -> Any:
+    def here(self, now: float) -> Any:
         """Tell where in a trace the running code is, which begins to wait, if that is recorded."""
-        self._is_drawing = self._tracing.is_drawing()
+        if not self._is_drawing:
+            if now < self._ask_at:
+                return None
+            self._ask_at = now + _ASK_EVERY
+            self._is_drawing = self._tracing.is_drawing()
         return self._tracing.here() if self._is_drawing else None
 
     def go_on(self, phase: str, now: float) -> None:

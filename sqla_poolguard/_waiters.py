@@ -68,14 +68,15 @@ class Waiters:
     A waiter that gave up stays where it is, done, until it is passed over or swept out.
     """
 
-    __slots__ = ("_early", "_gone", "_numbers", "latest", "lines", "queued")
+    __slots__ = ("_early", "_numbers", "gone", "latest", "lines", "queued")
 
     def __init__(self) -> None:
         self.lines: tuple[deque[Waiter], ...] = tuple(deque() for _ in Priority)
         """Live and dead ones, the most important line first."""
         self.queued: deque[None] = deque()
         """A token for each of them; empty means that nobody waits (tested on the hot path). A deque, for its steps cannot be interrupted."""
-        self._gone = 0
+        self.gone = 0
+        """How many of them are known to be dead."""
         self._early: list[tuple[float, int, Waiter]] = []
         """(deadline, number, waiter) of those that may be due before one that came earlier: a heap."""
         self.latest = -math.inf
@@ -91,12 +92,12 @@ class Waiters:
     @property
     def about(self) -> int:
         """How many wait, without those that are known to be dead; without looking at each."""
-        gone = self._gone
+        gone = self.gone
         return max(len(self.queued) - gone, 0) if gone else len(self.queued)
 
     def append(self, waiter: Waiter) -> None:
         """Put a waiter at the end of its line; one that is early, under the lock of the slots."""
-        waiter.ahead = self.about if self._gone else len(self.queued)
+        waiter.ahead = self.about if self.gone else len(self.queued)
         waiter.queued = True
         if waiter.deadline < self.latest:
             heapq.heappush(self._early, (waiter.deadline, next(self._numbers), waiter))
@@ -134,8 +135,8 @@ class Waiters:
         if not waiter.queued:
             return
         waiter.gone = True
-        self._gone += 1
-        if self._gone > _PURGE_ABOVE and self._gone * 2 > len(self.queued):
+        self.gone += 1
+        if self.gone > _PURGE_ABOVE and self.gone * 2 > len(self.queued):
             for line in self.lines:
                 self._sweep(line)
             self._early = [entry for entry in self._early if entry[2].queued]
@@ -227,7 +228,7 @@ class Waiters:
             pass
         if waiter.gone:
             waiter.gone = False
-            self._gone -= 1
+            self.gone -= 1
 
     def live(self, most: int) -> list[Waiter]:
         """Look at the first live waiters, in the order in which they will be served, at most so many."""

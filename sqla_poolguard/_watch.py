@@ -168,14 +168,14 @@ class Watch:
 
     def waiter(self, loop: AbstractEventLoop, now: float, deadline: float, place: Place | None) -> Waiter | Reason:
         """Make a waiter that knows who it is, with the timer set for its deadline; or tell why it may not wait."""
-        task = current_task(loop)
-        level = self.gate.level(task)
+        level, task = self.gate.level(current_task(loop))
         reason = self.gate.enter(now, level)
         if reason is not None:
             return reason
-        self._sweeper.wake_by(deadline, now)
-        reference = weakref.ref(task) if task else None
-        return Waiter(loop.create_future(), now, deadline, reference, place, level, self.trail.here())
+        armed_in, at = self._sweeper.armed
+        if loop is not armed_in or deadline < at:
+            self._sweeper.wake_by(deadline, now)
+        return Waiter(loop.create_future(), now, deadline, task, place, level, self.trail.here(now))
 
     def wake_by(self, at: float, now: float) -> None:
         """Look after everything in the running loop at `at`, on the pool's clock, or before."""

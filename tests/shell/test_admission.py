@@ -360,13 +360,13 @@ async def test_other_weak_references_make_nobody_critical(before):
     if before:
         kept.append(weakref.ref(asyncio.current_task()))
     kept.append(weakref.ref(asyncio.current_task(), lambda _: None))
-    gate = pool_of(db)._watch.gate
-    assert gate.level(asyncio.current_task()) is Priority.CRITICAL  # it holds one
+    gate, task = pool_of(db)._watch.gate, asyncio.current_task()
+    assert gate.level(task) == (Priority.CRITICAL, weakref.ref(task))  # it holds one
     await held.close()
-    assert gate.level(asyncio.current_task()) is Priority.NORMAL
-    assert gate.level(None) is Priority.NORMAL
+    assert gate.level(task) == (Priority.NORMAL, weakref.ref(task))
+    assert gate.level(None) == (Priority.NORMAL, None)
     with priority("sheddable"):
-        assert gate.level(asyncio.current_task()) is Priority.SHEDDABLE
+        assert gate.level(task) == (Priority.SHEDDABLE, weakref.ref(task))
 
 
 async def test_observing_turns_nobody_away(caplog):
