@@ -142,25 +142,20 @@ def _site(depth: int) -> Place | None:
     at `greenlet_spawn`: search outwards from there.
     But when the application runs its own synchronous function in the greenlet, search outwards from here.
     """
-    internal, application = _internal_files, _application_files
-    parent = getcurrent().parent
-    outer = parent.gr_frame if parent is not None else None
-    frame = outer.f_back if outer is not None else None
-    if (
-        frame is None
-        or (code := frame.f_code) is _SESSION_RUN_SYNC
-        or code is _CONNECTION_RUN_SYNC
-        or ((file := code.co_filename) not in internal and (_kind_of_file.get(file) or _kind(file)) != _INTERNAL)
-    ):
-        frame = _here(depth + 1)
-    while frame is not None:
+    internal = _internal_files
+    frame: Any
+    try:
+        frame = getcurrent().parent.gr_frame.f_back  # type: ignore[union-attr] # where there is none, the search begins here
         code = frame.f_code
         file = code.co_filename
-        if file not in internal:
-            if file in application:
-                return (code, frame.f_lasti)
-            break
-        frame = frame.f_back
+        if code is _SESSION_RUN_SYNC or code is _CONNECTION_RUN_SYNC or (file not in internal and not is_internal(file)):
+            frame = _here(depth + 1)
+        while (file := (code := frame.f_code).co_filename) in internal:
+            frame = frame.f_back
+        if file in _application_files:
+            return (code, frame.f_lasti)
+    except AttributeError:
+        pass
     frame, _ = _site_frame(_here(depth + 1))
     return (frame.f_code, frame.f_lasti) if frame is not None else None
 

@@ -27,7 +27,7 @@ _MOST_TASKS: Final = 5000
 
 
 def find_deadlock(
-    sampler: Sampler, samplers: Iterable[Sampler], loop: AbstractEventLoop
+    sampler: Sampler, samplers: Iterable[Sampler], loop: AbstractEventLoop, waiting: set[int]
 ) -> tuple[Waiter, tuple[str, ...]] | None:
     """
     Look for a deadlock in an exhausted pool.
@@ -36,15 +36,14 @@ def find_deadlock(
         sampler: of the pool.
         samplers: of every pool that is used in the loop.
         loop: the running loop.
+        waiting: the tasks (by id) that queue for any of these pools.
 
     Returns:
         The waiter that is to be told, and the proof, line by line; None if somebody can go on.
     """
-    everyone = list(samplers)
-    waiting = {id(task) for other in everyone for task in other.waiting()}
     if any(_can_come_back(record) or not _waits(record, waiting) for record in sampler.slots.out()):
         return None
-    graph, known = _graph(everyone)
+    graph, known = _graph(samplers)
     if not graph.stuck(sampler):
         return None
     out = sampler.slots.out()

@@ -157,7 +157,7 @@ class Sampler:
         if (
             self.slots.waiters.queued
             and len(out) == self.slots.taken
-            and (proof := find_deadlock(self, _samplers(beat), beat.loop))
+            and (proof := find_deadlock(self, _samplers(beat), beat.loop, {*around.waiting, *around.others}))
         ):
             self._judge.deadlock(out, *proof)
         return self._is_busy()
@@ -252,7 +252,7 @@ class Sampler:
     def surroundings(self, records: list[GuardedRecord], beat: Beat | None) -> Surroundings:
         """See who else waits and holds."""
         slots = self.slots
-        waiting = {id(task): waiter.place for waiter in slots.waiters.live(_WAITERS_SEEN) if (task := _alive(waiter.task))}
+        waiting = {id(task): waiter.place for task, waiter in slots.waiters.tasks(_WAITERS_SEEN)}
         holding: dict[int, list[tuple[float, Place | None]]] = {}
         for record in records:
             lease = record.lease
@@ -268,7 +268,7 @@ class Sampler:
 
     def waiting(self) -> list[Task[Any]]:
         """Give the tasks that queue for the pool."""
-        return [task for waiter in self.slots.waiters.live(_WAITERS_SEEN) if (task := _alive(waiter.task)) is not None]
+        return [task for task, _ in self.slots.waiters.tasks(_WAITERS_SEEN)]
 
 
 def drivers_of(records: Iterable[GuardedRecord]) -> dict[int, int]:

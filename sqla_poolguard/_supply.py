@@ -61,10 +61,17 @@ class Supply:
             DatabaseUnavailable: none lives, and the database cannot be reached.
             NotNow: the one that it got was dead, and nobody may connect; to be asked again.
         """
-        record = self._idle() if self._pool._slots.idle else None
-        if record is None:
-            return self._obtain(asked_at, place)
-        self._make_ready(record, asked_at)
+        slots = self._pool._slots
+        record = self._idle() if slots.idle else None
+        if record is not None:
+            self._make_ready(record, asked_at)
+            return record
+        connect = slots.reserve() if slots.taken < slots.limit else None
+        if connect is None:
+            return self._queue(asked_at, place)
+        course = self._pool._watch.trail.begin(CONNECT)
+        record = self._open(connect, asked_at)
+        record.lease.course = course
         return record
 
     def get_to_ping(self, asked_at: float) -> GuardedRecord:
@@ -85,20 +92,14 @@ class Supply:
         except IndexError:  # another thread was faster; ends here, so that no error of the database has it as its context
             return None
 
-    def _obtain(self, asked_at: float, place: Place | None) -> GuardedRecord:
-        """Get a record when none is idle: in a free slot, or by waiting for either."""
-        slots = self._pool._slots
-        connect = slots.reserve() if slots.taken < slots.limit else None
-        if connect is None:
-            return self._queue(asked_at, place)
-        course = self._pool._watch.trail.begin(CONNECT)
-        record = self._open(connect, asked_at)
-        record.lease.course = course
-        return record
-
     def _queue(self, asked_at: float, place: Place | None) -> GuardedRecord:
-        """Get a record by waiting for one, or for a free slot; tell who is turned away why."""
+        """
+        Get a record by waiting for one, or for a free slot in which to connect; tell who is turned away why.
+
+        It notes how the record came, where anybody is to hear of that.
+        """
         pool, trail = self._pool, self._pool._watch.trail
+        course: Course | None
         waiter = None
         try:
             waiter = self._waiter(asked_at, place)
@@ -110,7 +111,17 @@ class Supply:
             trail.queued(asked_at, waiter)
             raise
         else:
-            return self._take_over(given, waiter, asked_at)
+            if isinstance(given, Connect):
+                course = trail.queued(asked_at, waiter)
+                course.begin(CONNECT, pool._clock())
+                record = self._open(given, asked_at)
+            elif self._is_ready(given):
+                record, course = given, trail.came(waiter, pool._clock() - asked_at)
+            else:
+                record, course = given, trail.queued(asked_at, waiter)
+                self._make_ready(record, asked_at)
+            record.lease.course = course
+            return record
         try:
             raise error  # here: our signals are nobody's context, and what it says of its cause stays
         finally:
@@ -126,22 +137,6 @@ class Supply:
         if isinstance(signal, Stuck):
             return pool._watch.refusal(Reason.DEADLOCK, asked_at, signal.args)
         return pool._watch.refusal(Reason.REJECTED, asked_at)
-
-    def _take_over(self, given: GuardedRecord | Connect, waiter: Waiter, asked_at: float) -> GuardedRecord:
-        """Make ready what was waited for, or connect in a slot; and note how it came, if anybody is to hear of that."""
-        pool, trail = self._pool, self._pool._watch.trail
-        course: Course | None
-        if isinstance(given, Connect):
-            course = trail.queued(asked_at, waiter)
-            course.begin(CONNECT, pool._clock())
-            record = self._open(given, asked_at)
-        elif self._is_ready(given):
-            record, course = given, trail.came(waiter, pool._clock() - asked_at)
-        else:
-            record, course = given, trail.queued(asked_at, waiter)
-            self._make_ready(record, asked_at)
-        record.lease.course = course
-        return record
 
     def _waiter(self, asked_at: float, place: Place | None) -> Waiter:
         """Make the waiter that is to queue, if it may."""

@@ -232,10 +232,8 @@ class Waiters:
 
     def live(self, most: int) -> list[Waiter]:
         """Look at the first live waiters, in the order in which they will be served, at most so many."""
-        out: list[Waiter] = []
-        for waiter in itertools.chain.from_iterable(line.copy() for line in self.lines):
-            if len(out) >= most:
-                break
-            if not waiter.future.done():
-                out.append(waiter)
-        return out
+        return list(itertools.islice((waiter for line in self.lines for waiter in line.copy() if not waiter.future.done()), most))
+
+    def tasks(self, most: int) -> list[tuple[Task[Any], Waiter]]:
+        """Look at them together with their tasks, as far as these are known. There may be many, so it calls little."""
+        return [(task, waiter) for waiter in self.live(most) if waiter.task is not None and (task := waiter.task()) is not None]
