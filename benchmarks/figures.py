@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import statistics
 import time
 from dataclasses import dataclass, field
@@ -21,13 +22,19 @@ class Block:
     wall: float
     cpu: float
     """CPU time of this process, server not included."""
+    kernel: float
+    """Of it, what the kernel took, as far as it tells: right on average only."""
     waits: tuple[float, ...] = ()
     """How long each operation waited for its connection, where the workload is about waiting."""
 
     def figures(self) -> dict[str, float]:
         """Give this block's figures by name: per operation, or of the whole block where operations wait."""
         if not self.waits:
-            return {"time": self.wall / self.operations, "cpu": self.cpu / self.operations}
+            return {
+                "time": self.wall / self.operations,
+                "cpu": self.cpu / self.operations,
+                "kernel": self.kernel / self.operations,
+            }
         waits = sorted(self.waits)
         return {
             "wall": self.wall,
@@ -55,6 +62,10 @@ class Series:
     def median(self, figure: str) -> float:
         """Give the median over the blocks."""
         return statistics.median(self.of(figure))
+
+    def mean(self, figure: str) -> float:
+        """Give the mean over the blocks."""
+        return statistics.fmean(self.of(figure))
 
     def summary(self) -> dict[str, Any]:
         """Give everything there is, for JSON."""
@@ -94,6 +105,12 @@ def ratio(series: Series, base: Series, figure: str) -> float:
 
 async def timed(operations: int, run: Callable[[], Awaitable[Sequence[float] | None]]) -> Block:
     """Time one block."""
-    cpu, began = time.process_time(), time.perf_counter()
+    kernel, cpu, began = _kernel_time(), time.process_time(), time.perf_counter()
     waits = await run()
-    return Block(operations, time.perf_counter() - began, time.process_time() - cpu, tuple(waits or ()))
+    wall = time.perf_counter() - began
+    return Block(operations, wall, time.process_time() - cpu, _kernel_time() - kernel, tuple(waits or ()))
+
+
+def _kernel_time() -> float:
+    """Read for how many seconds the kernel has worked for this process."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_stime

@@ -1,17 +1,22 @@
-"""The floor: a poolclass without any pool logic. What it costs is SQLAlchemy's own, and no pool behind its doors can cost less."""
+"""
+Two floors: poolclasses without any pool logic.
+
+What the first costs is SQLAlchemy's own, and no pool behind its doors can cost less; the second has a door of its own.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.pool import AsyncAdaptedQueuePool, Pool
+from sqlalchemy.pool.base import _ConnectionFairy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sqlalchemy.pool import ConnectionPoolEntry
 
-__all__ = ["FloorPool"]
+__all__ = ["BarePool", "FloorPool"]
 
 
 class FloorPool(AsyncAdaptedQueuePool):
@@ -52,3 +57,37 @@ class FloorPool(AsyncAdaptedQueuePool):
         """Make another."""
         size, overflow, timeout = self._shape
         return type(self)(self._creator, size, overflow, timeout, dialect=self._dialect)
+
+
+class _BareProxy(_ConnectionFairy):
+    """A proxy that forgets nothing and looks at nothing."""
+
+    __slots__ = ()
+
+    def __init__(self, pool: Any, record: Any) -> None:
+        self._pool = pool
+        self._counter = 1
+        self._connection_record = record
+        self._echo = False
+        self.dbapi_connection = record.dbapi_connection
+
+    def close(self) -> None:
+        """Come back."""
+        self._checkin()
+
+    def rollback(self) -> None:
+        """Roll back."""
+        self.dbapi_connection.rollback()
+
+    def _checkin(self, transaction_was_reset: bool = False) -> None:  # noqa: FBT001, FBT002 - SQLAlchemy's signature
+        if not transaction_was_reset:
+            self.rollback()
+        self._pool._idle.append(self._connection_record)
+
+
+class BarePool(FloorPool):
+    """Hands them out without SQLAlchemy's proxy: whoever drops one without closing it has lost it, and nobody is told anything."""
+
+    def connect(self) -> Any:
+        """Check out a connection."""
+        return _BareProxy(self, self._do_get())

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from benchmarks import driver, telemetry
-from benchmarks.floor import FloorPool
+from benchmarks.floor import BarePool, FloorPool
 from sqla_poolguard import GuardedPool
 
 if TYPE_CHECKING:
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
     from sqlalchemy.pool import Pool
 
-__all__ = ["FLOOR", "LISTENERS", "OTEL", "OURS", "OURS_SDK", "RIVALS", "STOCK", "Rival"]
+__all__ = ["BARE", "FLOOR", "LISTENERS", "OTEL", "OURS", "OURS_SDK", "RIVALS", "STOCK", "Rival"]
 
-FLOOR, STOCK, LISTENERS, OTEL = "floor", "stock", "stock + 4 listeners", "stock + OpenTelemetry"
+FLOOR, BARE, STOCK, LISTENERS, OTEL = "floor", "bare proxy", "stock", "stock + 4 listeners", "stock + OpenTelemetry"
 OURS, OURS_SDK = "GuardedPool", "GuardedPool + SDK"
 
 
@@ -105,6 +105,7 @@ RIVALS: Final[dict[str, Rival]] = {
     rival.name: rival
     for rival in (
         Rival(FLOOR, "A list of connections: no pool logic at all.", FloorPool),
+        Rival(BARE, "The same list, with a proxy that knows nothing but to roll back and come back.", BarePool),
         Rival(STOCK, "SQLAlchemy's AsyncAdaptedQueuePool, nothing added.", AsyncAdaptedQueuePool),
         Rival(
             LISTENERS,

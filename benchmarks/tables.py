@@ -84,7 +84,7 @@ class Screen:
         return Table(title=title, title_justify="left", box=box.ASCII if self._plain else box.SIMPLE)
 
 
-_COSTING = ("time, us", "p20-p80", "p99", "max", "x", "CPU, us", "x CPU", "bytecodes", "")
+_COSTING = ("time, us", "p20-p80", "p99", "max", "x", "CPU, us", "x CPU", "kernel, us", "bytecodes", "")
 _WAITING = ("wall, ms", "p20-p80", "x", "CPU, ms", "x", "wait: median", "p99", "x", "max", "x", "p20-p80", "x", "")
 
 
@@ -103,7 +103,8 @@ def _costing(series: Series, base: Series | None) -> tuple[str, ...]:
     return (
         f"{time['median'] * 1e6:.2f}", f"{time['p20'] * 1e6:.2f}-{time['p80'] * 1e6:.2f}",
         f"{time['p99'] * 1e6:.2f}", f"{time['max'] * 1e6:.2f}", _x(series, base, "time"),
-        f"{series.median('cpu') * 1e6:.2f}", _x(series, base, "cpu"), f"{codes:.0f}" if codes else "-",
+        f"{series.median('cpu') * 1e6:.2f}", _x(series, base, "cpu"), f"{series.mean('kernel') * 1e6:.1f}",
+        f"{codes:.0f}" if codes else "-",
     )  # fmt: skip
 
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LOAD", "UNCONTENDED", "WITH_ENGINE", "Setting", "Workload"]
 
-UNCONTENDED = (rivals.FLOOR, rivals.STOCK, rivals.LISTENERS, rivals.OURS, rivals.OURS_SDK)
-WITH_ENGINE = (rivals.FLOOR, rivals.STOCK, rivals.LISTENERS, rivals.OTEL, rivals.OURS, rivals.OURS_SDK)
+UNCONTENDED = (rivals.FLOOR, rivals.BARE, rivals.STOCK, rivals.LISTENERS, rivals.OURS, rivals.OURS_SDK)
+WITH_ENGINE = (rivals.FLOOR, rivals.BARE, rivals.STOCK, rivals.LISTENERS, rivals.OTEL, rivals.OURS, rivals.OURS_SDK)
 LOAD = (rivals.STOCK, rivals.LISTENERS, rivals.OURS)
 
 

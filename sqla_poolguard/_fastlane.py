@@ -189,8 +189,7 @@ def take(pool: GuardedPool, now: float, loop: AbstractEventLoop | None) -> Guard
     """Take an idle connection that is good as it is; None when the long way is needed. Not for a pool that pings always."""
     slots, quiet = pool._slots, pool._quiet
     if (
-        not slots.idle
-        or (pool.dispatch.checkout is not quiet.checkout and pool.dispatch.checkout)
+        (pool.dispatch.checkout is not quiet.checkout and pool.dispatch.checkout)
         or quiet.checkout_anywhere
         or pool.logger is not quiet.logger
         or (quiet.levels.get(_DEBUG) is not False and pool.logger.isEnabledFor(_DEBUG))

@@ -182,7 +182,7 @@ class GuardedPool(Resizable):
         """
         asked_at = self._clock()
         loop = _get_running_loop()
-        fairy: Any = _fastlane.take(self, asked_at, loop) if self._short else None
+        fairy: Any = _fastlane.take(self, asked_at, loop) if self._short and self._slots.idle else None
         if fairy is not None:
             return fairy  # type: ignore[no-any-return]
         place = self._who(2)  # now: after a cancellation the frames that await are not linked any more
@@ -217,12 +217,12 @@ class GuardedPool(Resizable):
     def _do_return_conn(self, record: Any) -> None:
         lease, slots, giver = record.lease, self._slots, None
         try:
-            if slots.waiters.queued:
+            if slots.waiters.queued and self._watch.trail.is_drawing:
                 giver = self._watch.trail.leaving(lease)
         finally:
             try:
                 if lease.granted_at is None:
-                    lease.course = None
+                    lease.course = lease.task = None
                     if record.dbapi_connection is None:
                         record.write_off()
                 elif (

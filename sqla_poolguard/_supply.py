@@ -120,7 +120,7 @@ class Supply:
             else:
                 record, course = given, trail.queued(asked_at, waiter)
                 self._make_ready(record, asked_at)
-            record.lease.course = course
+            record.lease.course, record.lease.task = course, waiter.task
             return record
         try:
             raise error  # here: our signals are nobody's context, and what it says of its cause stays

@@ -40,7 +40,7 @@ class Trail:
     or something was found of it.
     """
 
-    __slots__ = ("_ask_at", "_clock", "_courses", "_is_drawing", "_reporter", "_told_from", "_tracing")
+    __slots__ = ("_ask_at", "_clock", "_courses", "_reporter", "_told_from", "_tracing", "is_drawing")
 
     def __init__(self, reporter: Reporter, clock: Callable[[], float]) -> None:
         """
@@ -52,7 +52,7 @@ class Trail:
         """
         self._reporter, self._clock = reporter, clock
         self._tracing = reporter.tracing
-        self._is_drawing = False
+        self.is_drawing = False
         """Whether anything is drawn, as far as it was asked."""
         self._ask_at = -math.inf
         self._told_from = min(reporter.observers.waited_from, self._tracing.worth_seeing)
@@ -82,12 +82,12 @@ class Trail:
 
     def here(self, now: float) -> Any:
         """Tell where in a trace the running code is, which begins to wait, if that is recorded."""
-        if not self._is_drawing:
+        if not self.is_drawing:
             if now < self._ask_at:
                 return None
             self._ask_at = now + _ASK_EVERY
-            self._is_drawing = self._tracing.is_drawing()
-        return self._tracing.here() if self._is_drawing else None
+            self.is_drawing = self._tracing.is_drawing()
+        return self._tracing.here() if self.is_drawing else None
 
     def go_on(self, phase: str, now: float) -> None:
         """Note that a phase begins, if it is a request that runs."""
@@ -126,7 +126,7 @@ class Trail:
 
     def leaving(self, lease: Lease) -> Giver | None:
         """Note who gives a connection back while others wait; may be called by the garbage collector, in any thread."""
-        if lease.granted_at is None or not self._is_drawing:
+        if lease.granted_at is None:
             return None
         now, is_lost = self._clock(), lease.ending is Ending.LEAKED
         return Giver(

@@ -94,7 +94,7 @@ class Watch:
 
     def identify(self, lease: Lease, now: float, loop: AbstractEventLoop | None, place: Place | None) -> None:
         """Note on the lease who holds it, and see that somebody looks when it gets overdue."""
-        if loop is not None and (task := current_task(loop)) is not None:
+        if lease.task is None and loop is not None and (task := current_task(loop)) is not None:  # known of one that has waited
             lease.task = weakref.ref(task)
         lease.place = place
         if loop is not self._home or not self._timed:

@@ -25,8 +25,10 @@ from sqla_poolguard._private import LINE_2_1
 pytestmark = pytest.mark.skipif(sys.version_info < (3, 12), reason="sys.monitoring came with Python 3.12")
 
 OURS = str(pathlib.Path(sqla_poolguard.__file__).parent)
-CEILINGS = {"fast": 530, "safe": 470}
+CEILINGS = {"fast": 525, "safe": 455}
 """Bytecodes of our own for one checkout and checkin that need not wait, call site included; on the safe lane SQLAlchemy adds its."""
+WAITING_CEILINGS = {"fast": 1_500, "safe": 1_950}
+"""Likewise for one that has to wait, in a queue that is short."""
 SHARE_OF_STOCK = 0.95 if LINE_2_1 else 1.1
 """Of all bytecodes that stock takes for it, SQLAlchemy's included. Its way is shorter on 2.0, but calls more, and takes longer."""
 TIMES = 20
@@ -178,6 +180,23 @@ async def in_the_queue(hold, events, note, **options):
     await take_turns(pool, hold, 3)
     with observing(events, note):
         await take_turns(pool, hold, TIMES)
+
+
+async def test_a_checkout_that_waits_keeps_below_its_ceiling(lane):
+    """All that is on by default is on."""
+    counted = collections.Counter()
+    await in_the_queue(0, [sys.monitoring.events.INSTRUCTION], lambda code, _: counted.update((code.co_filename,)))
+    own = sum(count for file, count in counted.items() if file.startswith(OURS))
+    assert own / (TIMES * 4) <= WAITING_CEILINGS[lane]
+
+
+async def test_a_short_wait_passes_much_by():
+    """It leaves no trail, has no timer set, and looks for no SDK: one of many does that for all."""
+    called = collections.Counter()
+    await in_the_queue(0, [sys.monitoring.events.PY_START], lambda code, _: called.update((code.co_qualname,)))
+    assert called["Handover.wait"] > TIMES * 3
+    for function in ("Course.__init__", "Sweeper.wake_by", "Spans.is_drawing", "Admission.look"):
+        assert called[function] <= 1, function
 
 
 @pytest.mark.parametrize(("hold", "most"), [(0, 1.03), (0.06, 1.06)], ids=["short waits", "waits worth seeing"])

@@ -147,6 +147,16 @@ def test_look_is_good_for_a_sixty_fourth_of_max_wait():
     assert not Admission(1.0, 10).is_fresh(0.0, 0)
 
 
+def test_calm_as_long_as_the_last_look_makes_the_wait_short():
+    """While that is fresh, 24 more fit into an eighth of the budget; an empty queue is to be looked at, for it ends the standing."""
+    admission = known(now=100.0)
+    assert admission.is_calm(100.015, 1)
+    assert admission.is_calm(100.015, 23)
+    assert not admission.is_calm(100.015, 25)
+    assert not admission.is_calm(100.016, 1)
+    assert not admission.is_calm(100.015, 0)
+
+
 def test_prediction_is_poor_when_holds_are_long():
     """A mean hold above a third of `max_wait` is said to be long."""
     assert not known(hold=0.33).is_poor
