@@ -72,6 +72,8 @@ class GuardedFairy(_ConnectionFairy):
 
     _finalizer: Any = _NoFinalizer()
 
+    __init__: Any = object.__init__  # what it holds is put into it: see `_fairy`
+
     def close(self) -> None:
         """Give the connection back when the last of those who share it closes."""
         self._counter = counter = self._counter - 1
@@ -92,7 +94,8 @@ class GuardedFairy(_ConnectionFairy):
         if record is None:  # detached
             super()._checkin(transaction_was_reset)
             return
-        dispatch, quiet = pool.dispatch, pool._quiet
+        quiet = pool._quiet
+        dispatch = quiet.dispatch
         if (
             self.dbapi_connection is None
             or record.fairy_ref is None
@@ -116,15 +119,12 @@ class GuardedFairy(_ConnectionFairy):
         record.fairy_ref = None
         self.dbapi_connection = None  # type: ignore[assignment] # as SQLAlchemy does
         self._connection_record = None
-        pool._do_return_conn(record)
-
-
-_new: Final = GuardedFairy.__new__
+        type(pool)._do_return_conn(pool, record)  # a method of the pool's would be looked for among its attributes first
 
 
 def _fairy(pool: GuardedPool, record: Any, counter: int, echo: Any = False) -> GuardedFairy:  # noqa: FBT002 - SQLAlchemy's word
     """Make a fairy, with its tether. A function: it costs half of what a constructor does."""
-    fairy = _new(GuardedFairy)
+    fairy: GuardedFairy = GuardedFairy()
     fairy._pool = pool
     fairy._counter = counter
     fairy.dbapi_connection = record.dbapi_connection
@@ -189,7 +189,7 @@ def take(pool: GuardedPool, now: float, loop: AbstractEventLoop | None) -> Guard
     """Take an idle connection that is good as it is; None when the long way is needed. Not for a pool that pings always."""
     slots, quiet = pool._slots, pool._quiet
     if (
-        (pool.dispatch.checkout is not quiet.checkout and pool.dispatch.checkout)
+        (quiet.dispatch.checkout is not quiet.checkout and quiet.dispatch.checkout)
         or quiet.checkout_anywhere
         or pool.logger is not quiet.logger
         or (quiet.levels.get(_DEBUG) is not False and pool.logger.isEnabledFor(_DEBUG))
@@ -203,8 +203,8 @@ def take(pool: GuardedPool, now: float, loop: AbstractEventLoop | None) -> Guard
     try:
         unfit = (
             record.loop is not loop
-            or pool._invalidate_time > started
-            or record._soft_invalidate_time > started
+            or (pool._invalidate_time and pool._invalidate_time > started)  # 0 as long as none was: not to be compared to a float
+            or (record._soft_invalidate_time and record._soft_invalidate_time > started)
             or pool._recycle > -1
             or now - lease.idle_since > pool._ping_after
         )
@@ -228,7 +228,7 @@ def check_out(pool: GuardedPool, asked_at: float, place: Place | None) -> _Conne
     if not (
         echo
         or pool._pre_ping
-        or (pool.dispatch.checkout is not quiet.checkout and pool.dispatch.checkout)
+        or (quiet.dispatch.checkout is not quiet.checkout and quiet.dispatch.checkout)
         or quiet.checkout_anywhere
     ):
         return _fairy(pool, record, 1)

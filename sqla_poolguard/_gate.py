@@ -65,7 +65,7 @@ class Gate:
         self._most = math.inf if guard.max_waiting is None else guard.max_waiting
         self._acts: bool | None = None if guard.fail_fast == "observe" else bool(guard.fail_fast)
         wait = min(patience if patience > 0 else math.inf, guard.max_wait or _USUAL_WAIT)
-        self.patience = min(patience, wait) if self._acts else patience
+        self.patience = float(min(patience, wait) if self._acts else patience)
         """Seconds for which anybody may wait."""
         self._admission = Admission(wait, slots.limit)
         self._virtual: tuple[int, int] | None = None

@@ -13,7 +13,7 @@ from sqlalchemy.pool import Pool
 from sqla_poolguard import _arrival, _fastlane, _startup
 from sqla_poolguard._books import open_books
 from sqla_poolguard._callsite import capture
-from sqla_poolguard._connecting import Connecting, NotNow, make_breaker
+from sqla_poolguard._connecting import Connecting, make_breaker
 from sqla_poolguard._deadline import Deadline, DeadlinePassed
 from sqla_poolguard._facts import Ending
 from sqla_poolguard._figures import check_arguments
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
-    from sqla_poolguard._callsite import Place
     from sqla_poolguard._facts import PoolSnapshot
 
 __all__ = ["GuardedPool"]
@@ -51,15 +50,18 @@ class GuardedPool(Resizable):
     `timeout` covers the wait, the connect and the ping together; 0 or less means not to wait at all, and bounds no connect.
     """
 
-    # not for memory: beside SQLAlchemy's attributes, in one dictionary, ours would be found more slowly, by an eighth of a checkout
+    # not for memory: beside SQLAlchemy's attributes, in one dictionary, ours would be found more slowly, by an eighth of a checkout.
+    # `_dialect` is SQLAlchemy's, and has a default in the class: that makes it slower still
     __slots__ = (
         "_connecting",
+        "_dialect",
         "_disposed",
         "_fast",
         "_get",
         "_guard",
         "_handover",
         "_ledger",
+        "_now",
         "_observers",
         "_ping_after",
         "_quiet",
@@ -79,6 +81,7 @@ class GuardedPool(Resizable):
     """Applies where no `guard` is given; see `configure`."""
 
     _clock = staticmethod(time.monotonic)
+    """Read once per pool, since what is found in a class is found more slowly."""
 
     def __init__(
         self,
@@ -110,6 +113,8 @@ class GuardedPool(Resizable):
         check_arguments(
             pool_size, max_overflow, timeout, kw.get("recycle", -1), use_lifo=use_lifo, pre_ping=kw.get("pre_ping", False)
         )
+        self._dialect = super()._dialect
+        self._now = self._clock
         Pool.__init__(self, creator, **kw)
         self._timeout = timeout  # type: ignore[assignment] # SQLAlchemy allows None, and says float
         self._use_lifo = use_lifo
@@ -180,7 +185,7 @@ class GuardedPool(Resizable):
             CheckoutRejected: not allowed to wait.
             DatabaseUnavailable: none lives, and the database cannot be reached.
         """
-        asked_at = self._clock()
+        asked_at = self._now()
         loop = _get_running_loop()
         fairy: Any = _fastlane.take(self, asked_at, loop) if self._short and self._slots.idle else None
         if fairy is not None:
@@ -189,21 +194,14 @@ class GuardedPool(Resizable):
         self._ledger.ask()
         try:
             if self._pre_ping:
-                fairy = self._supply.in_time(lambda: self._check_out(asked_at, place), asked_at)
+                fairy = self._supply.in_time(lambda: self._supply.check_out(asked_at, place), asked_at)
             else:
-                fairy = self._check_out(asked_at, place)
+                fairy = self._supply.check_out(asked_at, place)
         except BaseException as error:
             self._watch.refused(error, asked_at, place)
             raise
         self._watch.granted(fairy._connection_record.lease, asked_at, loop, place)
         return fairy  # type: ignore[no-any-return]
-
-    def _check_out(self, asked_at: float, place: Place | None) -> Any:
-        try:
-            return _fastlane.check_out(self, asked_at, place) if self._fast else super().connect()
-        except NotNow:  # the database cannot be reached: wait for a connection that lives, or for its return
-            pass
-        return self._supply.again(asked_at, place)
 
     def _do_get(self) -> ConnectionPoolEntry:
         return self._get(self._clock())
@@ -228,7 +226,7 @@ class GuardedPool(Resizable):
                 elif (
                     lease.ending is None and not lease.notes and record.dbapi_connection is not None and not self._observers.ended
                 ):
-                    self._ledger.end(lease, self._clock(), _CHECKED_IN)
+                    self._ledger.end(lease, self._now(), _CHECKED_IN)
                 else:
                     self._watch.ended(record, lease)
             finally:

@@ -23,9 +23,21 @@ class Quiet:
     and a logger keeps its answers in a dictionary, which it clears when they may have changed.
     """
 
-    __slots__ = ("checkin", "checkin_anywhere", "checkout", "checkout_anywhere", "levels", "logger", "reset", "reset_anywhere")
+    __slots__ = (
+        "checkin",
+        "checkin_anywhere",
+        "checkout",
+        "checkout_anywhere",
+        "dispatch",
+        "levels",
+        "logger",
+        "reset",
+        "reset_anywhere",
+    )
 
     def __init__(self, dispatch: Any, logger: Any) -> None:
+        self.dispatch = dispatch
+        """The pool's dispatcher, which it keeps for life, and where it is found faster."""
         self.checkout, self.checkout_anywhere = _unheard(dispatch.checkout)
         self.checkin, self.checkin_anywhere = _unheard(dispatch.checkin)
         self.reset, self.reset_anywhere = _unheard(dispatch.reset)

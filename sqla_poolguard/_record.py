@@ -93,7 +93,11 @@ class GuardedRecord(_ConnectionRecord):
     def is_good(self) -> bool:
         """Tell whether the connection can be used as it is; while nobody may connect, its age does not matter."""
         pool, started = self.guarded, self.starttime
-        if self.dbapi_connection is None or pool._invalidate_time > started or self._soft_invalidate_time > started:
+        if (
+            self.dbapi_connection is None
+            or (pool._invalidate_time and pool._invalidate_time > started)
+            or (self._soft_invalidate_time and self._soft_invalidate_time > started)
+        ):
             return False
         return pool._recycle < 0 or time.time() - started <= pool._recycle or not pool._slots.breaker.may_begin()
 

@@ -47,6 +47,15 @@ class Supply:
         self._pool = pool
         self._patience = pool._watch.gate.patience
 
+    def check_out(self, asked_at: float, place: Place | None) -> Any:
+        """Check out when no connection lies ready that is good as it is."""
+        pool = self._pool
+        try:
+            return _fastlane.check_out(pool, asked_at, place) if pool._fast else Pool.connect(pool)
+        except NotNow:  # the database cannot be reached: wait for a connection that lives, or for its return
+            pass
+        return self.again(asked_at, place)
+
     def get(self, asked_at: float, place: Place | None = None) -> GuardedRecord:
         """
         Get a record whose connection is good.
@@ -147,13 +156,14 @@ class Supply:
             down = pool._connecting.is_down(now)
             if down is not None:
                 raise watch.unavailable(down, asked_at)
-        if self._patience <= 0:
+        if self._patience <= 0.0:
             raise watch.refusal(Reason.TIMEOUT, asked_at)
         loop = _get_running_loop()
         if loop is None:
             msg = "the pool is exhausted, and no event loop is running in which to wait for a connection"
             raise sqlalchemy.exc.MissingGreenlet(msg)
-        deadline = min(asked_at + self._patience, due())
+        deadline, own = asked_at + self._patience, due()
+        deadline = min(deadline, own)
         if deadline <= now:
             raise self._too_late(asked_at)
         waiter = watch.waiter(loop, now, deadline, place or pool._who(1))

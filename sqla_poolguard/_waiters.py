@@ -68,11 +68,12 @@ class Waiters:
     A waiter that gave up stays where it is, done, until it is passed over or swept out.
     """
 
-    __slots__ = ("_early", "_numbers", "gone", "latest", "lines", "queued")
+    __slots__ = ("_early", "_normal", "_numbers", "gone", "latest", "lines", "queued")
 
     def __init__(self) -> None:
         self.lines: tuple[deque[Waiter], ...] = tuple(deque() for _ in Priority)
         """Live and dead ones, the most important line first."""
+        self._normal = self.lines[_NORMAL]
         self.queued: deque[None] = deque()
         """A token for each of them; empty means that nobody waits (tested on the hot path). A deque, for its steps cannot be interrupted."""
         self.gone = 0
@@ -104,7 +105,7 @@ class Waiters:
         else:
             self.latest = waiter.deadline
         # the line first: whoever sees the token finds the waiter
-        self.lines[waiter.level].append(waiter)
+        (self._normal if waiter.level is _NORMAL else self.lines[waiter.level]).append(waiter)
         self.queued.append(None)
 
     def pop(self) -> Waiter | None:

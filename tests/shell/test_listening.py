@@ -187,4 +187,4 @@ async def test_short_way_is_open_again_after_the_last_listener(listen, name, lan
     assert short == ([True, True] if lane == "fast" else [])
     await db.dispose()
     await use(db)
-    assert short == ([True, True, False, True] if lane == "fast" else [])
+    assert short == ([True, True, True] if lane == "fast" else [])  # its first one is not there to be taken
