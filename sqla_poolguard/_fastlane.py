@@ -46,23 +46,11 @@ without this, a pool that dies together with its last connection would lose it s
 """
 
 
-class Tether(weakref.ref["GuardedFairy"]):
-    """What a record holds of the fairy that holds it; it tells when the fairy is gone."""
-
-    __slots__ = ("record",)
-
-    record: GuardedRecord
-
-    def __hash__(self) -> int:
-        """Be hashable when the fairy is gone; SQLAlchemy 2.0 looks it up then."""
-        return id(self)
-
-
 class _NoFinalizer:
     """Stands for the `weakref.finalize` that SQLAlchemy 2.1 detaches when a fairy is closed."""
 
     def detach(self) -> None:
-        """Do nothing: the tether is cut by taking it from the record."""
+        """Do nothing: a fairy whose record knows it no more is not missed."""
 
 
 class GuardedFairy(_ConnectionFairy):
@@ -122,16 +110,18 @@ class GuardedFairy(_ConnectionFairy):
         type(pool)._do_return_conn(pool, record)  # a method of the pool's would be looked for among its attributes first
 
 
+_ref: Final = weakref.ref
+
+
 def _fairy(pool: GuardedPool, record: Any, counter: int, echo: Any = False) -> GuardedFairy:  # noqa: FBT002 - SQLAlchemy's word
-    """Make a fairy, with its tether. A function: it costs half of what a constructor does."""
+    """Make a fairy that is missed when it is dropped. A function: it costs half of what a constructor does."""
     fairy: GuardedFairy = GuardedFairy()
     fairy._pool = pool
     fairy._counter = counter
     fairy.dbapi_connection = record.dbapi_connection
     fairy._connection_record = record
     fairy._echo = echo
-    record.fairy_ref = tether = Tether(fairy, _collected)
-    tether.record = record
+    record.fairy_ref = _ref(fairy, _collected)
     OUT.add(record)
     return fairy
 
@@ -156,33 +146,42 @@ def _let_go(fairy: GuardedFairy, record: GuardedRecord, error: BaseException) ->
     record._checkin_failed(error)
 
 
-def _collected(tether: Any) -> None:
+def _collected(reference: Any) -> None:
     """
     Clean up after a fairy that was dropped; called by the garbage collector, at any instruction and in any thread.
 
     In the thread of another event loop than the connection's, the cleaning is left to that loop while it runs.
     """
-    record = tether.record
-    if record.fairy_ref is not tether or _clean_up is None:  # None: the interpreter ends, and has taken this module apart
+    clean_up: Any = _clean_up
+    if clean_up is None:  # the interpreter ends, and has taken this module apart
+        return
+    for record in OUT.copy():  # its own record; few are out, and fewer are ever dropped
+        if record.fairy_ref is reference:
+            break
+    else:
         return
     loop = record.loop
     if loop is not None and loop.is_running() and loop is not _get_running_loop():
         with contextlib.suppress(RuntimeError):  # it was closed between the two calls
-            loop.call_soon_threadsafe(_clean_up, tether)
+            loop.call_soon_threadsafe(clean_up, record, reference)
             return
-    _clean_up(tether)
+    clean_up(record, reference)
 
 
-def _clean_up(tether: Tether) -> None:
-    record: Any = tether.record
-    if record.fairy_ref is not tether:
+def _clean_up(record: Any, reference: Any) -> None:
+    if record.fairy_ref is not reference:
         return
     leaked(record, record.dbapi_connection)
+    record.fairy_ref = _nobody  # SQLAlchemy 2.0 looks it up in a dictionary, which a dead reference does not allow
     finalize: Any = base._finalize_fairy
     if LINE_2_1:
         finalize(None, record, record.guarded, False, is_gc_cleanup=True)
     else:
-        finalize(None, record, record.guarded, tether, False)
+        finalize(None, record, record.guarded, _nobody, False)
+
+
+def _nobody() -> None:
+    """Stand for a reference to a fairy that is no more."""
 
 
 def take(pool: GuardedPool, now: float, loop: AbstractEventLoop | None) -> GuardedFairy | None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["SAMPLES_KEPT", "Lease", "Ledger"]
 
 _LOOKS = 3
+_HELD = "bug: granted a lease that somebody holds"
 
 
 class Lease:
@@ -138,16 +139,24 @@ class Ledger:
         self.waiting += 1
 
     def grant(self, lease: Lease, now: float, waited: float) -> None:
-        """Note that a request got its connection."""
-        _begin(lease, now, waited)
+        """Note that a request got its connection. The counters follow without a call in between: an interrupt comes with a call."""
+        if lease.granted_at is not None:
+            raise AssertionError(_HELD)
+        lease.waited = waited
+        lease.ending = None
+        lease.granted_at = now
         self.waiting -= 1
         self.granted += 1
         if len(self.samples) > SAMPLES_KEPT:  # here, not where a lease ends: the end may be the garbage collector's
             self.spill(self.samples)
 
     def grant_at_once(self, lease: Lease, now: float) -> None:
-        """Note a request and, in the same moment, that it got its connection."""
-        _begin(lease, now, 0.0)
+        """Note a request and, in the same moment, that it got its connection. As `grant`, without the call."""
+        if lease.granted_at is not None:
+            raise AssertionError(_HELD)
+        lease.waited = 0.0
+        lease.ending = None
+        lease.granted_at = now
         self.requested += 1
         self.granted += 1
         if len(self.samples) > SAMPLES_KEPT:
@@ -213,13 +222,3 @@ class Ledger:
         if granted != leased + ended:
             return f"law broken: granted {granted} == leased {leased} + ended {ended}"
         return next((broken for slots in self.pools() if (broken := slots.broken_law()) is not None), None)
-
-
-def _begin(lease: Lease, now: float, waited: float) -> None:
-    """Put a connection into somebody's hands. The counters follow without a call in between: an interrupt comes with a call."""
-    if lease.granted_at is not None:
-        msg = "bug: granted a lease that somebody holds"
-        raise AssertionError(msg)
-    lease.waited = waited
-    lease.ending = None
-    lease.granted_at = now
