@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy
@@ -16,7 +16,7 @@ from benchmarks.floor import BarePool, FloorPool
 from sqla_poolguard import GuardedPool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from sqlalchemy.ext.asyncio import AsyncEngine
     from sqlalchemy.pool import Pool
@@ -34,6 +34,8 @@ class Rival:
     name: str
     sentence: str
     pool: type[Pool]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Of the pool."""
     on_pool: Callable[[Any], None] | None = None
     """Done to a pool before it is used; None: nothing."""
     on_engine: Callable[[AsyncEngine], None] | None = None
@@ -43,17 +45,19 @@ class Rival:
 
     def bare(self) -> Any:
         """Make a pool on the fake driver, without an engine."""
-        pool = self.pool(driver.creator(), dialect=driver.dialect())
+        pool = self.pool(driver.creator(), dialect=driver.dialect(), **self.options)
         self._prepare(pool)
         return pool
 
     def fake(self, creator: Callable[[], Any], **options: Any) -> AsyncEngine:
         """Make an engine on the fake driver."""
-        return self._made(create_async_engine(driver.URL, creator=creator, poolclass=self.pool, _initialize=False, **options))
+        return self._made(
+            create_async_engine(driver.URL, creator=creator, poolclass=self.pool, _initialize=False, **self.options, **options)
+        )
 
     def real(self, url: str, **options: Any) -> AsyncEngine:
         """Make an engine on a server."""
-        return self._made(create_async_engine(url, poolclass=self.pool, **options))
+        return self._made(create_async_engine(url, poolclass=self.pool, **self.options, **options))
 
     def _made(self, engine: AsyncEngine) -> AsyncEngine:
         self._prepare(engine.sync_engine.pool)
@@ -124,7 +128,8 @@ RIVALS: Final[dict[str, Rival]] = {
         Rival(
             OURS_SDK,
             "GuardedPool as it comes, recording into an OpenTelemetry SDK.",
-            telemetry.ExportingPool,
+            GuardedPool,
+            telemetry.exporting(),
             missing=telemetry.MISSING,
         ),
     )

@@ -10,12 +10,10 @@ import sqlalchemy.engine
 import sqlalchemy.engine.create
 import sqlalchemy.ext.asyncio
 
-from sqla_poolguard import GuardedPool
-
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-__all__ = ["MISSING", "ExportingPool", "instrument"]
+__all__ = ["MISSING", "exporting", "instrument"]
 
 MISSING: str | None = None
 """Why there is no SDK; None: there is one."""
@@ -79,9 +77,9 @@ def instrument(engine: AsyncEngine) -> None:
         setattr(owner, name, plain)
 
 
-if MISSING is None:
-    _tracers, _meters = _providers()
-    ExportingPool = GuardedPool.configure(tracer_provider=_tracers, meter_provider=_meters)
-else:
-    ExportingPool = GuardedPool
-"""A GuardedPool whose telemetry has an SDK, while the others in this process have none."""
+def exporting() -> dict[str, Any]:
+    """Give the options of a GuardedPool whose telemetry has an SDK, while the others in this process have none."""
+    if MISSING is not None:
+        return {}
+    tracers, meters = _providers()
+    return {"guard": {"tracer_provider": tracers, "meter_provider": meters}}

@@ -13,7 +13,7 @@ from sqlalchemy.util.concurrency import greenlet_spawn
 
 from benchmarks import driver
 from benchmarks.direct import DIRECT
-from benchmarks.workload import UNCONTENDED, WITH_ENGINE, Workload
+from benchmarks.workload import FLOORS, UNCONTENDED, WITH_ENGINE, Workload
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -129,5 +129,14 @@ WORKLOADS: Final = (
         "session",
         "async with AsyncSession(engine): SELECT 1, on PostgreSQL",
         WITH_ENGINE, 15, 100, _real, _session, _engine_done, postgres=True, more=DIRECT,
+    ),
+    Workload(
+        "pool-floor", "as pool: what no pool can save, and what no proxy can", FLOORS, 400, 150, _bare, _outside, _pool_done, counted=True,
+    ),
+    Workload(
+        "engine-floor", "as engine, likewise", FLOORS, 80, 150, _fake, _engine, _engine_done, counted=True,
+    ),
+    Workload(
+        "session-floor", "as session, likewise", FLOORS, 15, 100, _real, _session, _engine_done, postgres=True,
     ),
 )  # fmt: skip
