@@ -83,10 +83,7 @@ class Handover:
                 self.hand_out()
             raise
         if isinstance(given, TurnedAway):
-            try:
-                raise given
-            finally:
-                del given  # which would keep this frame, and this frame it
+            raise type(given)(*given.args)  # another one: that which is handed over would keep this frame, and this frame it
         return given  # type: ignore[no-any-return]
 
     def expire(self, now: float) -> None:

@@ -12,6 +12,7 @@ from doubles.pools import at_rest, engine, ledger_of, pool_of, queue_up
 from doubles.virtual import VirtualLoop, turns
 
 from sqla_poolguard import CheckoutTimeout, DatabaseUnavailable, Guard, GuardedPool, NoConnectionError, _fastlane
+from sqla_poolguard._handover import TurnedAway
 
 LEAK = "ignore:The garbage collector is trying to clean up:sqlalchemy.exc.SAWarning"
 
@@ -108,6 +109,25 @@ async def test_leaked_connection_is_found_by_reference_counting_alone():
     finally:
         gc.enable()
     at_rest(db, idle=0)
+
+
+async def test_who_is_turned_away_leaves_no_circle():
+    """Its error, and the signal that told of it, go at once with whoever drops the error: no frame waits for the collector."""
+    db = engine(pool_size=1, max_overflow=0, pool_timeout=1)
+    held = await db.connect()
+    gc.collect()
+    gc.disable()
+    try:
+        with pytest.raises(CheckoutTimeout) as caught:
+            await db.connect()
+        error = weakref.ref(caught.value)
+        del caught
+        assert error() is None
+        assert [found for found in gc.get_objects() if isinstance(found, TurnedAway)] == []
+    finally:
+        gc.enable()
+    await held.close()
+    at_rest(db)
 
 
 async def test_forgotten_engine_is_collected():
