@@ -123,6 +123,7 @@ async def test_who_is_turned_away_leaves_no_circle():
         error = weakref.ref(caught.value)
         del caught
         assert error() is None
+        await turns()  # asyncio holds the future of the wait until then
         assert [found for found in gc.get_objects() if isinstance(found, TurnedAway)] == []
     finally:
         gc.enable()
