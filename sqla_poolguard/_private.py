@@ -73,12 +73,15 @@ def _odd_behaviour() -> str | None:
         for attribute in attributes:
             if not hasattr(owner, attribute):
                 return f"{'Pool' if owner is pool else '_ConnectionRecord'}.{attribute}"
-    silent: Any = pool.dispatch.checkout
+    dispatcher: Any = pool.dispatch
+    silent: Any = dispatcher.checkout
     event.listen(Probe, "checkout", ignore)
     if not silent.parent_listeners:
         return "the listeners of a class of pools"
     event.listen(pool, "checkout", ignore)
-    if pool.dispatch.checkout is silent:
+    if pool.dispatch is not dispatcher:
+        return "the dispatcher of a pool"
+    if dispatcher.checkout is silent:
         return "the listeners of a pool"
     return None
 

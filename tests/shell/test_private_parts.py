@@ -76,6 +76,18 @@ def test_listeners_that_arrive_elsewhere_are_noticed(monkeypatch, whose):
     assert _private.changed_part() == f"the listeners of {whose}"
 
 
+def test_another_dispatcher_is_noticed(monkeypatch):
+    """If a pool gets another dispatcher once somebody listens, the lane, which looks at the first one, is closed."""
+
+    def listen(target, name, function):
+        if not isinstance(target, type):
+            vars(target)["dispatch"] = type(target).dispatch._for_instance(target)
+        event.listen(target, name, function)
+
+    monkeypatch.setattr(_private, "event", types.SimpleNamespace(listen=listen))
+    assert _private.changed_part() == "the dispatcher of a pool"
+
+
 def test_missing_class_is_named(monkeypatch):
     """A class that is gone is named, and nothing raises."""
     monkeypatch.delattr(attr, "_EmptyListener")
