@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from sqla_poolguard._record import GuardedRecord
     from sqla_poolguard._sampler import Sampler
+    from sqla_poolguard._sight import Surroundings
     from sqla_poolguard._waiters import Waiter
 
 __all__ = ["find_deadlock"]
@@ -27,7 +28,7 @@ _MOST_TASKS: Final = 5000
 
 
 def find_deadlock(
-    sampler: Sampler, samplers: Iterable[Sampler], loop: AbstractEventLoop, waiting: set[int]
+    sampler: Sampler, samplers: Iterable[Sampler], loop: AbstractEventLoop, around: Surroundings
 ) -> tuple[Waiter, tuple[str, ...]] | None:
     """
     Look for a deadlock in an exhausted pool.
@@ -36,17 +37,20 @@ def find_deadlock(
         sampler: of the pool.
         samplers: of every pool that is used in the loop.
         loop: the running loop.
-        waiting: the tasks (by id) that queue for any of these pools.
+        around: who queues for the pool, and for the others.
 
     Returns:
         The waiter that is to be told, and the proof, line by line; None if somebody can go on.
     """
-    if any(_can_come_back(record) or not _waits(record, waiting) for record in sampler.slots.out()):
+    out = sampler.slots.out()
+    if any(_can_come_back(record) for record in out):
+        return None
+    waiting = {*around.waiting, *around.others}
+    if not all(_waits(record, waiting) for record in out):
         return None
     graph, known = _graph(samplers)
     if not graph.stuck(sampler):
         return None
-    out = sampler.slots.out()
     fairies = [fairy for record in out if (fairy := record.fairy_ref() if record.fairy_ref is not None else None) is not None]
     tasks = asyncio.all_tasks(loop)
     first_timeout = loop.time() + sampler.seconds_to_first_timeout()

@@ -157,7 +157,7 @@ class Sampler:
         if (
             self.slots.waiters.queued
             and len(out) == self.slots.taken
-            and (proof := find_deadlock(self, _samplers(beat), beat.loop, {*around.waiting, *around.others}))
+            and (proof := find_deadlock(self, _samplers(beat), beat.loop, around))
         ):
             self._judge.deadlock(out, *proof)
         return self._is_busy()
@@ -252,15 +252,18 @@ class Sampler:
     def surroundings(self, records: list[GuardedRecord], beat: Beat | None) -> Surroundings:
         """See who else waits and holds."""
         slots = self.slots
-        waiting = {id(task): waiter.place for task, waiter in slots.waiters.tasks(_WAITERS_SEEN)}
         holding: dict[int, list[tuple[float, Place | None]]] = {}
         for record in records:
             lease = record.lease
             task = _alive(lease.task)
             if task is not None and lease.granted_at is not None:
                 holding.setdefault(id(task), []).append((lease.granted_at, lease.place))
-        others = {id(task): other.reporter.name for other in _samplers(beat) if other is not self for task in other.waiting()}
-        return Surroundings(waiting, holding, others)
+        others = [sampler for sampler in _samplers(beat) if sampler is not self]
+        return Surroundings(
+            holding,
+            lambda: {id(task): waiter.place for task, waiter in slots.waiters.tasks(_WAITERS_SEEN)},
+            lambda: {id(task): other.reporter.name for other in others for task in other.waiting()},
+        )
 
     def seconds_to_first_timeout(self) -> float:
         """Tell in how many seconds the first waiter is turned away by itself."""

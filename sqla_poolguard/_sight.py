@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqla_poolguard import _reach
@@ -17,7 +18,7 @@ from sqla_poolguard._stillness import Stillness
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Task
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from sqlalchemy.engine import Connection
 
@@ -49,15 +50,28 @@ class Sight(NamedTuple):
     """The reason for which it is in the scope of an `allow_hold`."""
 
 
-class Surroundings(NamedTuple):
-    """What must be known of the pool to understand what a holder waits for."""
+class Surroundings:
+    """What must be known of the pool to understand what a holder waits for. Queues may be long: who stands in them is found when it is asked."""
 
-    waiting: dict[int, Place | None]
-    """The tasks that queue for this pool (by id), and the lines that ask."""
-    holding: dict[int, list[tuple[float, Place | None]]]
-    """The tasks that hold connections of this pool (by id): since when, and the lines that asked."""
-    others: dict[int, str]
-    """The tasks that queue for other pools (by id), and their names."""
+    def __init__(
+        self,
+        holding: dict[int, list[tuple[float, Place | None]]],
+        find_waiting: Callable[[], dict[int, Place | None]],
+        find_others: Callable[[], dict[int, str]],
+    ) -> None:
+        self.holding = holding
+        """The tasks that hold connections of this pool (by id): since when, and the lines that asked."""
+        self._find_waiting, self._find_others = find_waiting, find_others
+
+    @cached_property
+    def waiting(self) -> dict[int, Place | None]:
+        """The tasks that queue for this pool (by id), and the lines that ask."""
+        return self._find_waiting()
+
+    @cached_property
+    def others(self) -> dict[int, str]:
+        """The tasks that queue for other pools (by id), and their names."""
+        return self._find_others()
 
 
 def attribute(task: Task[Any], lease: Lease, driver: Any, fairy: object, around: Surroundings) -> Sight:
