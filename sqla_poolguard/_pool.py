@@ -113,7 +113,9 @@ class GuardedPool(Resizable):
         check_arguments(
             pool_size, max_overflow, timeout, kw.get("recycle", -1), use_lifo=use_lifo, pre_ping=kw.get("pre_ping", False)
         )
-        self._dialect = super()._dialect
+        self._dialect = next(
+            vars(cls)["_dialect"] for cls in type(self).__mro__ if cls is not GuardedPool and "_dialect" in vars(cls)
+        )
         self._now = self._clock
         Pool.__init__(self, creator, **kw)
         self._timeout = timeout  # type: ignore[assignment] # SQLAlchemy allows None, and says float

@@ -77,8 +77,10 @@ class GuardedRecord(_ConnectionRecord):
         return self.loop is not None and self.dbapi_connection is not None and _get_running_loop() is None
 
     def get_connection(self) -> Any:
-        """Give the connection; if it is gone, connect anew. One that is there was found good just before."""
-        return self.dbapi_connection if self.dbapi_connection is not None else self.connect_anew()
+        """Give the connection; if it is gone, connect anew. One that is there was found good just before, unless nobody has taken it."""
+        if self.dbapi_connection is None or (self in self.guarded._slots.idle and not self.is_good()):
+            return self.connect_anew()
+        return self.dbapi_connection
 
     def connect_anew(self) -> Any:
         """
