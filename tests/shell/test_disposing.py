@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 from doubles.driver import FakeDriver, Gate, greenlet_spawn
 from doubles.pools import Recorder, TimedPool, all_out, at_rest, ended, engine, ledger_of, pool_of, queue_up
 from sqlalchemy import event
+from sqlalchemy.engine.default import DefaultDialect
+from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from sqla_poolguard import Guard, GuardedPool
 from sqla_poolguard._facts import shorten
@@ -184,6 +187,35 @@ async def test_subclass_survives_recreate():
     pool = pool_of(db)
     assert isinstance(pool, Mine)
     assert (pool.guard.hold_warning, pool.name) == (9, "mine")
+
+
+async def test_default_dialect_of_a_subclass():
+    """A pool that is made without a dialect has its class's, or SQLAlchemy's; with one, it has that."""
+
+    class Mine(GuardedPool):
+        _dialect = DefaultDialect()
+
+    given = DefaultDialect()
+    for pool, dialect in [
+        (GuardedPool(FakeDriver().open), AsyncAdaptedQueuePool._dialect),
+        (Mine(FakeDriver().open), Mine._dialect),
+        (Mine(FakeDriver().open, dialect=given), given),
+        (Mine(FakeDriver().open).recreate(), Mine._dialect),
+    ]:
+        assert pool._dialect is dialect
+
+
+async def test_idle_record_that_was_given_up_connects_anew_when_it_is_asked():
+    """As SQLAlchemy's own does, whose tests ask; one that is out was found good when it was taken."""
+    driver = FakeDriver()
+    db = engine(driver)
+    held = await (await db.connect()).get_raw_connection()
+    record, first = held._connection_record, held.dbapi_connection
+    pool_of(db)._invalidate_time = time.time() + 1
+    assert await greenlet_spawn(record.get_connection) is first
+    await greenlet_spawn(held.close)
+    assert await greenlet_spawn(record.get_connection) is not first
+    await db.dispose()
 
 
 async def test_overdue_is_still_reported_after_dispose(caplog):
