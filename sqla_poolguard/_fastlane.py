@@ -224,12 +224,7 @@ def check_out(pool: GuardedPool, asked_at: float, place: Place | None) -> _Conne
     record: Any = pool._supply.get(asked_at, place)
     quiet = pool._quiet
     echo = (pool.logger is not quiet.logger or quiet.levels.get(_DEBUG) is not False) and pool.logger.isEnabledFor(_DEBUG)
-    if not (
-        echo
-        or pool._pre_ping
-        or (quiet.dispatch.checkout is not quiet.checkout and quiet.dispatch.checkout)
-        or quiet.checkout_anywhere
-    ):
+    if not (echo or pool._pre_ping or quiet.hears_checkouts()):
         return _fairy(pool, record, 1)
     if pool._pre_ping:
         pool._supply.pings(record)

@@ -206,7 +206,7 @@ class GuardedPool(Resizable):
         return fairy  # type: ignore[no-any-return]
 
     def _do_get(self) -> ConnectionPoolEntry:
-        return self._get(self._clock())
+        return self._get(self._now())
 
     def _create_connection(self) -> GuardedRecord:
         self._disposed = False  # it is in use again: a recreate() that follows later has nothing to do with that dispose()

@@ -45,6 +45,11 @@ class Quiet:
         self.levels: Mapping[int, bool] = getattr(logger, "_cache", {}) if _answers_as_usual(logger) else {}
         """Whether each level is enabled, as far as it was asked; empty for a logger that has to be asked each time."""
 
+    def hears_checkouts(self) -> bool:
+        """Tell whether anybody listens to checkouts just now."""
+        listeners = self.dispatch.checkout
+        return (listeners is not self.checkout and bool(listeners)) or bool(self.checkout_anywhere)
+
 
 def _answers_as_usual(logger: Any) -> bool:
     """Tell whether a logger decides as `logging` does; an application's own may decide by request, say."""

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sqla_poolguard._callsite import Place
-    from sqla_poolguard._course import Course
     from sqla_poolguard._pool import GuardedPool
     from sqla_poolguard._record import GuardedRecord
     from sqla_poolguard._waiters import Waiter
@@ -108,28 +107,26 @@ class Supply:
         It notes how the record came, where anybody is to hear of that.
         """
         pool, trail = self._pool, self._pool._watch.trail
-        course: Course | None
         waiter = None
         try:
             waiter = self._waiter(asked_at, place)
             given = pool._handover.wait(waiter)
         except TurnedAway as signal:
-            trail.queued(asked_at, waiter)
+            trail.queued(waiter)
             error = self._turned_away(signal, asked_at)
         except BaseException:
-            trail.queued(asked_at, waiter)
+            trail.queued(waiter)
             raise
         else:
             if isinstance(given, Connect):
-                course = trail.queued(asked_at, waiter)
-                course.begin(CONNECT, pool._clock())
+                course = trail.queued(waiter)
+                course.begin(CONNECT, pool._now())
                 record = self._open(given, asked_at)
-            elif self._is_ready(given):
-                record, course = given, trail.came(waiter, pool._clock() - asked_at)
+                record.lease.course = course
             else:
-                record, course = given, trail.queued(asked_at, waiter)
-                self._make_ready(record, asked_at)
-            record.lease.course, record.lease.task = course, waiter.task
+                record = given
+                self._make_ready(record, asked_at, waiter)
+            record.lease.task = waiter.task
             return record
         try:
             raise error  # here: our signals are nobody's context, and what it says of its cause stays
@@ -142,7 +139,7 @@ class Supply:
         if isinstance(signal, Expired):
             return self._too_late(asked_at)
         if isinstance(signal, Unreachable):
-            return pool._watch.unavailable(pool._slots.breaker.cause(pool._clock()), asked_at)
+            return pool._watch.unavailable(pool._slots.breaker.cause(pool._now()), asked_at)
         if isinstance(signal, Stuck):
             return pool._watch.refusal(Reason.DEADLOCK, asked_at, signal.args)
         return pool._watch.refusal(Reason.REJECTED, asked_at)
@@ -150,9 +147,9 @@ class Supply:
     def _waiter(self, asked_at: float, place: Place | None) -> Waiter:
         """Make the waiter that is to queue, if it may."""
         pool, watch = self._pool, self._pool._watch
-        now = asked_at
+        now = asked_at if not watch.trail.courses else pool._now()  # this one may have connected already, in vain
         if pool._slots.breaker.is_busy:
-            now = pool._clock()
+            now = pool._now()
             down = pool._connecting.is_down(now)
             if down is not None:
                 raise watch.unavailable(down, asked_at)
@@ -196,32 +193,30 @@ class Supply:
                 self._pool._handover.drop(connect)
         return record
 
-    def _is_ready(self, record: GuardedRecord) -> bool:
-        """Tell whether a record needs nothing to be used, as most that come back do not."""
-        after = self._pool._ping_after
-        return (
-            record.loop is _get_running_loop()
-            and record.is_good()
-            and (after == math.inf or self._pool._clock() - record.lease.idle_since <= after)
-        )
-
-    def _make_ready(self, record: GuardedRecord, asked_at: float) -> None:
-        """Connect a record anew, or ping it, where that is needed."""
-        pool = self._pool
+    def _make_ready(self, record: GuardedRecord, asked_at: float, waiter: Waiter | None = None) -> None:
+        """Connect a record anew, or ping it, where that is needed; `waiter` is who has queued for it, which is noted first."""
+        pool, trail = self._pool, self._pool._watch.trail
         try:
             if record.loop is not _get_running_loop() and record.is_foreign():
                 record.abandon()
-            if not record.is_good():
-                begin = pool._watch.trail.begin
-                if record.is_doubted():
-                    record.lease.course = begin(PING)
-                    self.in_time(lambda: self._ask(record), asked_at)
-                else:
-                    record.lease.course = begin(CONNECT)
-                    self.in_time(record.connect_anew, asked_at)
-            elif pool._ping_after < math.inf and pool._clock() - record.lease.idle_since > pool._ping_after:
-                record.lease.course = pool._watch.trail.begin(PING)
+            is_good, after = record.is_good(), pool._ping_after
+            if is_good and (after == math.inf or pool._now() - record.lease.idle_since <= after):
+                if waiter is not None:
+                    # what follows may take longer than the wait
+                    is_seen = pool._short and not pool._quiet.hears_checkouts()
+                    record.lease.course = trail.came(waiter, pool._now() - asked_at) if is_seen else trail.queued(waiter)
+                return
+            if waiter is not None:
+                trail.queued(waiter)
+            if is_good:
+                record.lease.course = trail.begin(PING)
                 self.in_time(lambda: self._ping(record), asked_at)
+            elif record.is_doubted():
+                record.lease.course = trail.begin(PING)
+                self.in_time(lambda: self._ask(record), asked_at)
+            else:
+                record.lease.course = trail.begin(CONNECT)
+                self.in_time(record.connect_anew, asked_at)
         except BaseException as error:
             shown = error.__cause__ or error if isinstance(error, NotNow) else error
             record._checkin_failed(shown, _fairy_was_created=False)
@@ -256,7 +251,7 @@ class Supply:
         """Connect, but not beyond the deadline."""
         try:
             end = min(self._end(asked_at), due())
-            with Deadline(end - self._pool._clock() if end < math.inf else math.inf):
+            with Deadline(end - self._pool._now() if end < math.inf else math.inf):
                 return connect()
         except DeadlinePassed as passed:
             if isinstance(passed.__cause__, NoConnectionError):  # a deadline within this one has said so already

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any, Final
 
 from greenlet import getcurrent
@@ -28,8 +27,6 @@ __all__ = ["Trail"]
 
 _TO_COME: Final = 0.005
 """Seconds that a wait may still take when its queue is passed."""
-_ASK_EVERY: Final = 0.05
-"""Seconds between two questions whether there is an SDK by now: it is asked on the way through the queue, and waits drawn are no shorter."""
 
 
 class Trail:
@@ -40,7 +37,7 @@ class Trail:
     or something was found of it.
     """
 
-    __slots__ = ("_ask_at", "_clock", "_courses", "_reporter", "_told_from", "_tracing", "is_drawing")
+    __slots__ = ("_clock", "_reporter", "_told_from", "_tracing", "courses", "is_drawing")
 
     def __init__(self, reporter: Reporter, clock: Callable[[], float]) -> None:
         """
@@ -53,40 +50,41 @@ class Trail:
         self._reporter, self._clock = reporter, clock
         self._tracing = reporter.tracing
         self.is_drawing = False
-        """Whether anything is drawn, as far as it was asked."""
-        self._ask_at = -math.inf
+        """Whether anything would have been drawn when somebody began to wait last."""
         self._told_from = min(reporter.observers.waited_from, self._tracing.worth_seeing)
         """Seconds from which anybody wants to hear of a wait."""
-        self._courses: dict[greenlet, Course] = {}
+        self.courses: dict[greenlet, Course] = {}
         """By the greenlet in which each request waits, connects and pings."""
 
     def begin(self, phase: str) -> Course:
         """Note that a phase begins of the request that runs."""
-        course = self._courses.setdefault(getcurrent(), Course())
+        course = self.courses.setdefault(getcurrent(), Course())
         course.begin(phase, self._clock())
         return course
 
-    def queued(self, since: float, waiter: Waiter | None) -> Course:
+    def queued(self, waiter: Waiter | None) -> Course:
         """Note that the request that runs was in the queue, and how it fared there; None: it was not let in."""
-        course = self._courses.setdefault(getcurrent(), Course())
-        course.begin(QUEUE, since if waiter is None else waiter.since)
+        course = self.courses.setdefault(getcurrent(), Course())
+        course.begin(QUEUE, self._clock() if waiter is None else waiter.since)
         if waiter is not None:
             course.ahead, course.giver, course.spot = waiter.ahead, waiter.giver, waiter.spot
         return course
 
     def came(self, waiter: Waiter, waited: float) -> Course | None:
-        """Note likewise that it came through the queue; None where nobody is going to hear of so short a wait."""
-        if waiter.spot is None and not self._courses and not self._concerns(waited + _TO_COME):
-            return None
-        return self.queued(waiter.since, waiter)
+        """
+        Note likewise that it came through the queue, and nothing follows; None where nobody is going to hear of so short a wait.
 
-    def here(self, now: float) -> Any:
+        Args:
+            waiter: how it fared there.
+            waited: seconds since it asked.
+        """
+        if waiter.spot is None and not self.courses and not self._concerns(waited + _TO_COME):
+            return None
+        return self.queued(waiter)
+
+    def here(self) -> Any:
         """Tell where in a trace the running code is, which begins to wait, if that is recorded."""
-        if not self.is_drawing:
-            if now < self._ask_at:
-                return None
-            self._ask_at = now + _ASK_EVERY
-            self.is_drawing = self._tracing.is_drawing()
+        self.is_drawing = self._tracing.is_drawing()
         return self._tracing.here() if self.is_drawing else None
 
     def go_on(self, phase: str, now: float) -> None:
@@ -97,11 +95,11 @@ class Trail:
 
     def current(self) -> Course | None:
         """Give the course of the request that runs, if it has one."""
-        return self._courses.get(getcurrent())
+        return self.courses.get(getcurrent())
 
     def over(self) -> Course | None:
         """Forget the course of the request that runs, and give it."""
-        return self._courses.pop(getcurrent(), None)
+        return self.courses.pop(getcurrent(), None)
 
     def waited(self, lease: Lease, course: Course, now: float) -> None:
         """Tell of a request that got its connection, and not at once."""
@@ -159,7 +157,7 @@ class Trail:
 
     def forget(self) -> None:
         """Begin anew, in a forked child."""
-        self._courses.clear()
+        self.courses.clear()
 
     def _last_spot(self, lease: Lease, *, is_lost: bool) -> Any:
         """

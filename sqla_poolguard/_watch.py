@@ -175,7 +175,7 @@ class Watch:
         armed_in, at = self._sweeper.armed
         if loop is not armed_in or deadline < at:
             self._sweeper.wake_by(deadline, now)
-        return Waiter(loop.create_future(), now, deadline, task, place, level, self.trail.here(now))
+        return Waiter(loop.create_future(), now, deadline, task, place, level, self.trail.here())
 
     def wake_by(self, at: float, now: float) -> None:
         """Look after everything in the running loop at `at`, on the pool's clock, or before."""

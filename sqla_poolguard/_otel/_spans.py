@@ -12,7 +12,8 @@ from asyncio import CancelledError
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
-from opentelemetry.trace import Link, NoOpTracer, SpanKind, StatusCode, get_current_span
+from opentelemetry import trace
+from opentelemetry.trace import Link, NoOpTracer, ProxyTracer, SpanKind, StatusCode, get_current_span
 
 from sqla_poolguard._facts import Ending
 from sqla_poolguard._otel import _attributes as describe
@@ -39,6 +40,7 @@ __all__ = ["WORTH_SEEING", "PoolSpans", "Spans"]
 WORTH_SEEING: Final = 0.05
 """Seconds from which a wait that ended well gets a span."""
 
+_API: Final = vars(trace)
 _HOLDERS_SHOWN: Final = 3
 _KEPT: Final = 100
 
@@ -64,10 +66,17 @@ class Spans:
         self.tracer = tracer
         self.worth_seeing = worth_seeing
         self._is_drawing = False
+        self._is_proxy = type(tracer) is ProxyTracer
 
     def is_drawing(self) -> bool:
-        """Tell whether there is an SDK behind the tracer: it may stand for one of a provider that is still to be set."""
+        """
+        Tell whether there is an SDK behind the tracer: it may stand for one of a provider that is still to be set.
+
+        That is asked on the way through the queue, and a proxy takes long to answer; so it is looked up whether one is set at all.
+        """
         if not self._is_drawing:
+            if self._is_proxy and _API.get("_TRACER_PROVIDER", self) is None:
+                return False
             self._is_drawing = type(getattr(self.tracer, "_tracer", self.tracer)) is not NoOpTracer
         return self._is_drawing
 

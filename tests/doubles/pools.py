@@ -62,7 +62,7 @@ def at_rest(engine: AsyncEngine, idle: int | None = None) -> None:
     assert ledger.waiting == 0
     assert ledger.leases() == []
     assert slots.taken == len(slots.idle) == len(slots.records)
-    assert pool_of(engine)._watch.trail._courses == {}
+    assert pool_of(engine)._watch.trail.courses == {}
     assert idle is None or idle == len(slots.idle)
 
 

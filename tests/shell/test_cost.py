@@ -25,9 +25,9 @@ from sqla_poolguard._private import LINE_2_1
 pytestmark = pytest.mark.skipif(sys.version_info < (3, 12), reason="sys.monitoring came with Python 3.12")
 
 OURS = str(pathlib.Path(sqla_poolguard.__file__).parent)
-CEILINGS = {"fast": 525, "safe": 455}
+CEILINGS = {"fast": 525, "safe": 465}
 """Bytecodes of our own for one checkout and checkin that need not wait, call site included; on the safe lane SQLAlchemy adds its."""
-WAITING_CEILINGS = {"fast": 1_500, "safe": 1_950}
+WAITING_CEILINGS = {"fast": 1_560, "safe": 2_070}
 """Likewise for one that has to wait, in a queue that is short."""
 SHARE_OF_STOCK = 0.95 if LINE_2_1 else 1.1
 """Of all bytecodes that stock takes for it, SQLAlchemy's included. Its way is shorter on 2.0, but calls more, and takes longer."""
@@ -190,12 +190,13 @@ async def test_a_checkout_that_waits_keeps_below_its_ceiling(lane):
     assert own / (TIMES * 4) <= WAITING_CEILINGS[lane]
 
 
+@pytest.mark.parametrize("lane", ["fast"], indirect=True)
 async def test_a_short_wait_passes_much_by():
-    """It leaves no trail, has no timer set, and looks for no SDK: one of many does that for all."""
+    """It leaves no trail, has no timer set, and asks no proxy for an SDK."""
     called = collections.Counter()
     await in_the_queue(0, [sys.monitoring.events.PY_START], lambda code, _: called.update((code.co_qualname,)))
     assert called["Handover.wait"] > TIMES * 3
-    for function in ("Course.__init__", "Sweeper.wake_by", "Spans.is_drawing", "Admission.look"):
+    for function in ("Course.__init__", "Sweeper.wake_by", "ProxyTracer._tracer", "Admission.look"):
         assert called[function] <= 1, function
 
 

@@ -8,9 +8,12 @@ import gc
 import pytest
 from doubles.driver import FakeDriver, Gate
 from doubles.pools import Recorder, at_rest, ended, engine, ledger_of, pool_of, queue_up, rejected
-from doubles.virtual import turns
+from doubles.virtual import elapsed, turns
+from sqlalchemy import event
+from sqlalchemy.util.concurrency import await_only
 
 from sqla_poolguard import CheckoutRejected, CheckoutTimeout, DatabaseUnavailable, Guard, Observer, _ledger, _samples
+from sqla_poolguard._trail import Trail
 
 
 def kinds(recorder):
@@ -31,6 +34,70 @@ async def test_facts_of_a_plain_checkout():
     assert (checkout.held, checkout.waited, checkout.ending) == (1.5, 0.25, "checked_in")
     assert waited.site == granted.site == checkout.site
     assert granted.task == checkout.task == asyncio.current_task().get_name()
+
+
+class Patient(Recorder):
+    """Wants to hear of long waits only."""
+
+    waited_from = 0.2
+
+
+@pytest.mark.parametrize("what", ["ping", "listener"])
+async def test_what_follows_a_short_queue_makes_a_long_wait(what):
+    """SQLAlchemy's ping, or somebody who listens to checkouts, is waited for too: the wait is told, and for the ping how much was the queue's."""
+    patient, driver = Patient(), FakeDriver()
+    db = engine(driver, pool_size=1, max_overflow=0, pool_pre_ping=what == "ping", guard=Guard(observers=(patient,)))
+    held = await db.connect()
+    if what == "ping":
+        driver.ping = Gate.SLOW
+    else:
+        event.listen(db.sync_engine, "checkout", lambda *_: await_only(asyncio.sleep(0.25)))
+    tasks = await queue_up(db, [], "waits", "waits behind it")
+    await asyncio.sleep(0.125)
+    await held.close()
+    await asyncio.gather(*tasks)
+    queued = [0.125, 0.375] if what == "ping" else [0.375, 0.625]
+    assert [(wait.waited, wait.queued, wait.ahead) for wait in patient.of("waited")] == [
+        (0.375, queued[0], 0),
+        (0.625, queued[1], 1),
+    ]
+    at_rest(db, idle=1)
+
+
+async def test_short_waits_are_not_told_to_the_patient():
+    """And leave nothing behind that a longer one could be mistaken for."""
+    patient = Patient()
+    db = engine(pool_size=1, max_overflow=0, guard=Guard(observers=(patient,)))
+    for seconds, told in ((0.125, 0), (0.25, 1), (0.125, 1)):
+        held = await db.connect()
+        tasks = await queue_up(db, [], "waits")
+        await asyncio.sleep(seconds)
+        await held.close()
+        await asyncio.gather(*tasks)
+        assert len(patient.of("waited")) == told
+    at_rest(db, idle=1)
+
+
+async def test_phases_of_who_connected_in_vain_before_it_was_refused(monkeypatch):
+    """The time in which it connected is not the queue's."""
+    phases = []
+
+    def refused(_trail, _rejection, course, now):
+        phases.extend((phase.name, phase.seconds) for phase in course.phases(now))
+
+    monkeypatch.setattr(Trail, "refused", refused)
+
+    class Slow(FakeDriver):
+        async def through(self, step):
+            if step == "connect":
+                await asyncio.sleep(0.25)
+                raise ConnectionRefusedError
+
+    db = engine(Slow(), pool_size=1, max_overflow=0, guard=Guard(max_wait=0.4))
+    with pytest.raises(DatabaseUnavailable):
+        await db.connect()
+    assert phases == [("connect", 0.25), ("queue", elapsed() - 0.25)]
+    at_rest(db)
 
 
 async def test_no_wait_is_told_when_a_connection_was_there():

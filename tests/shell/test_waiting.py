@@ -8,6 +8,7 @@ import pytest
 from doubles.driver import FakeDriver, Gate
 from doubles.pools import all_out, at_rest, engine, ledger_of, pool_of, queue_up, rejected
 from doubles.virtual import elapsed, turns
+from sqlalchemy import event
 
 from sqla_poolguard import CheckoutRejected, CheckoutTimeout, Guard
 
@@ -277,3 +278,41 @@ async def test_pool_without_limit_never_waits():
     assert driver.open_now == 40
     assert pool_of(db).snapshot().limit is None
     at_rest(db, idle=40)
+
+
+async def test_what_fails_between_the_queue_and_the_use_gives_the_connection_back():
+    """Whatever is raised there, by a figure that somebody set on the finished pool, say: the slot is not lost, nor is its holder remembered."""
+    db = engine(pool_size=1, max_overflow=0, pool_timeout=3)
+    held = await db.connect()
+    waiting = asyncio.create_task(db.connect().start())
+    await turns()
+    pool_of(db)._recycle = None
+    await held.close()
+    with pytest.raises(TypeError):
+        await waiting
+    pool_of(db)._recycle = -1
+    at_rest(db)
+    async with db.connect():
+        pass
+    at_rest(db, idle=1)
+
+
+async def test_a_listener_that_fails_after_the_queue_leaves_no_holder_behind():
+    """Who holds a connection next is named, not who waited for it in vain."""
+    db = engine(pool_size=1, max_overflow=0, pool_timeout=3)
+    held = await db.connect()
+
+    def refuse(*_):
+        raise LookupError
+
+    waiting = asyncio.create_task(db.connect().start(), name="in vain")
+    await turns()
+    event.listen(db.sync_engine, "checkout", refuse)
+    await held.close()
+    with pytest.raises(LookupError):
+        await waiting
+    event.remove(db.sync_engine, "checkout", refuse)
+    asyncio.current_task().set_name("next")
+    async with db.connect():
+        assert [holder.task for holder in pool_of(db).snapshot().holders] == ["next"]
+    at_rest(db, idle=1)
