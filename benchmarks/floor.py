@@ -60,7 +60,7 @@ class FloorPool(AsyncAdaptedQueuePool):
 
 
 class _BareProxy(_ConnectionFairy):
-    """A proxy that forgets nothing and looks at nothing."""
+    """A proxy that rolls back and comes back, and looks at nothing."""
 
     __slots__ = ()
 

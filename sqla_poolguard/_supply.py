@@ -159,8 +159,7 @@ class Supply:
         if loop is None:
             msg = "the pool is exhausted, and no event loop is running in which to wait for a connection"
             raise sqlalchemy.exc.MissingGreenlet(msg)
-        deadline, own = asked_at + self._patience, due()
-        deadline = min(deadline, own)
+        deadline = min(asked_at + self._patience, due())
         if deadline <= now:
             raise self._too_late(asked_at)
         waiter = watch.waiter(loop, now, deadline, place or pool._who(1))
@@ -202,9 +201,9 @@ class Supply:
             is_good, after = record.is_good(), pool._ping_after
             if is_good and (after == math.inf or pool._now() - record.lease.idle_since <= after):
                 if waiter is not None:
-                    # what follows may take longer than the wait
-                    is_seen = pool._short and not pool._quiet.hears_checkouts()
-                    record.lease.course = trail.came(waiter, pool._now() - asked_at) if is_seen else trail.queued(waiter)
+                    # a ping of SQLAlchemy's, or a listener, that follows may take longer than the queue did
+                    is_last = pool._short and not pool._quiet.hears_checkouts()
+                    record.lease.course = trail.came(waiter, pool._now() - asked_at) if is_last else trail.queued(waiter)
                 return
             if waiter is not None:
                 trail.queued(waiter)
