@@ -196,7 +196,7 @@ class GuardedPool(Resizable):
         self._ledger.ask()
         try:
             if self._pre_ping:
-                fairy = self._supply.in_time(lambda: self._supply.check_out(asked_at, place), asked_at)
+                fairy = self._supply.in_time(partial(self._supply.check_out, asked_at, place), asked_at)  # a lambda's cells would cost all
             else:
                 fairy = self._supply.check_out(asked_at, place)
         except BaseException as error:

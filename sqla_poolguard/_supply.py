@@ -185,7 +185,7 @@ class Supply:
         """Open a connection in the slot that was reserved; a slot that stays empty is handed on as such."""
         record: GuardedRecord | None = None
         try:
-            record = self.in_time(lambda: self._pool._connecting.run(connect, self._pool._create_connection), asked_at)
+            record = self.in_time(partial(self._pool._connecting.run, connect, self._pool._create_connection), asked_at)
             self._pool._slots.fill(record)
         finally:
             if record is None:
@@ -209,10 +209,10 @@ class Supply:
                 trail.queued(waiter)
             if is_good:
                 record.lease.course = trail.begin(PING)
-                self.in_time(lambda: self._ping(record), asked_at)
+                self.in_time(partial(self._ping, record), asked_at)
             elif record.is_doubted():
                 record.lease.course = trail.begin(PING)
-                self.in_time(lambda: self._ask(record), asked_at)
+                self.in_time(partial(self._ask, record), asked_at)
             else:
                 record.lease.course = trail.begin(CONNECT)
                 self.in_time(record.connect_anew, asked_at)
