@@ -226,8 +226,7 @@ def check_out(pool: GuardedPool, asked_at: float, place: Place | None) -> _Conne
     echo = (pool.logger is not quiet.logger or quiet.levels.get(_DEBUG) is not False) and pool.logger.isEnabledFor(_DEBUG)
     if not (echo or pool._pre_ping or quiet.hears_checkouts()):
         return _fairy(pool, record, 1)
-    if pool._pre_ping:
-        pool._supply.pings(record)
+    pool._supply.follows(record)
     fairy = _fairy(pool, record, 0, echo)
     if echo:
         pool.logger.debug("Connection %r checked out from pool", fairy.dbapi_connection)

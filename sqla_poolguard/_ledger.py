@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sqla_poolguard._samples import Sample
     from sqla_poolguard._slots import Slots
     from sqla_poolguard._streak import Streak
+    from sqla_poolguard._waiters import Waiter
 
 __all__ = ["SAMPLES_KEPT", "Lease", "Ledger"]
 
@@ -36,7 +37,7 @@ class Lease:
     The task is a weak reference: a strong one would keep its frames alive, and with them the connection that it leaks.
     """
 
-    __slots__ = ("course", "ending", "granted_at", "idle_since", "notes", "place", "spot", "streak", "task", "waited")
+    __slots__ = ("course", "ending", "granted_at", "idle_since", "notes", "place", "spot", "streak", "task", "waited", "waiter")
 
     def __init__(self) -> None:
         self.granted_at: float | None = None
@@ -56,7 +57,9 @@ class Lease:
         self.spot: tuple[float, Any] | None = None
         """(when it was granted, where in a trace its holder had waited for it), of this lease or of an earlier one; see `Tracing`."""
         self.course: Course | None = None
-        """How it came to be, if the connection was not there at once."""
+        """How it came to be, if the connection was not there at once, as far as that is noted by now."""
+        self.waiter: Waiter | None = None
+        """Who has just got it in the queue, and nothing is noted of that yet."""
 
     @property
     def found(self) -> tuple[FindingKind, ...]:

@@ -222,7 +222,7 @@ class GuardedPool(Resizable):
         finally:
             try:
                 if lease.granted_at is None:
-                    lease.course = lease.task = None
+                    lease.course = lease.task = lease.waiter = None
                     if record.dbapi_connection is None:
                         record.write_off()
                 elif (

@@ -85,14 +85,17 @@ class Supply:
     def get_to_ping(self, asked_at: float) -> GuardedRecord:
         """Get a record likewise, for a pool that has SQLAlchemy ping."""
         record = self.get(asked_at)
-        self.pings(record)
+        self.follows(record)
         return record
 
-    def pings(self, record: GuardedRecord) -> None:
-        """Note that SQLAlchemy is about to ping a connection; it does not ping one that is new."""
-        if not record.fresh:
+    def follows(self, record: GuardedRecord) -> None:
+        """Note what is there to note before something that may take long, or fail: a listener, or a ping of SQLAlchemy's."""
+        lease, trail = record.lease, self._pool._watch.trail
+        if lease.waiter is not None:
+            lease.course, lease.waiter = trail.queued(lease.waiter), None
+        if self._pool._pre_ping and not record.fresh:
             hush_pings(self._pool._dialect)
-            record.lease.course = self._pool._watch.trail.begin(PING)
+            lease.course = trail.begin(PING)
 
     def _idle(self) -> GuardedRecord | None:
         try:
@@ -201,9 +204,9 @@ class Supply:
             is_good, after = record.is_good(), pool._ping_after
             if is_good and (after == math.inf or pool._now() - record.lease.idle_since <= after):
                 if waiter is not None:
-                    # a ping of SQLAlchemy's, or a listener, that follows may take longer than the queue did
-                    is_last = pool._short and not pool._quiet.hears_checkouts()
-                    record.lease.course = trail.came(waiter, pool._now() - asked_at) if is_last else trail.queued(waiter)
+                    record.lease.waiter = waiter
+                    if trail.courses or (not pool._fast and pool.dispatch.checkout):
+                        self.follows(record)  # perhaps this request had connected in vain before, or SQLAlchemy calls listeners now
                 return
             if waiter is not None:
                 trail.queued(waiter)

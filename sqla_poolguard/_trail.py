@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from greenlet import getcurrent
 
@@ -24,10 +24,6 @@ if TYPE_CHECKING:
     from sqla_poolguard._waiters import Waiter
 
 __all__ = ["Trail"]
-
-_TO_COME: Final = 0.005
-"""Seconds that a wait may still take when its queue is passed."""
-
 
 class Trail:
     """
@@ -70,17 +66,15 @@ class Trail:
             course.ahead, course.giver, course.spot = waiter.ahead, waiter.giver, waiter.spot
         return course
 
-    def came(self, waiter: Waiter, waited: float) -> Course | None:
+    def served(self, waiter: Waiter, waited: float) -> Course | None:
         """
-        Note likewise that it came through the queue, and nothing follows; None where nobody is going to hear of so short a wait.
+        Note likewise that it came through the queue and has got its connection; None where nobody is to hear of so short a wait.
 
         Args:
             waiter: how it fared there.
             waited: seconds since it asked.
         """
-        if waiter.spot is None and not self.courses and not self._concerns(waited + _TO_COME):
-            return None
-        return self.queued(waiter)
+        return self.queued(waiter) if waiter.spot is not None or self._concerns(waited) else None
 
     def here(self) -> Any:
         """Tell where in a trace the running code is, which begins to wait, if that is recorded."""
