@@ -111,6 +111,10 @@ class Handover:
         if record.dbapi_connection is None:
             self.free(record, giver)
             return
+        if slots.waiters.queued:
+            waiter = slots.successor()
+            if waiter is not None and self._give(waiter, record, giver):
+                return
         # first in, then a look at who waits: who comes to wait does it the other way round, so that one sees the other
         slots.idle.append(record)
         if slots.waiters.queued or len(slots.idle) > slots.keep:
@@ -165,15 +169,21 @@ class Handover:
             if pair is None:
                 return
             waiter, given = pair
-            waiter.giver = giver
-            if self._deliver(waiter, given):
-                if giver is not None:
-                    self.tell_giver(giver, waiter)
+            if self._give(waiter, given, giver):
                 continue
             if isinstance(given, Connect):
                 slots.give_back(given)
             else:
                 slots.put_back(given)
+
+    def _give(self, waiter: Waiter, given: GuardedRecord | Connect, giver: Giver | None) -> bool:
+        """Give a waiter what it waited for, and let both know of each other; False if nobody waits there any more."""
+        waiter.giver = giver
+        if not self._deliver(waiter, given):
+            return False
+        if giver is not None:
+            self.tell_giver(giver, waiter)
+        return True
 
     def _deliver(self, waiter: Waiter, given: Any) -> bool:
         """Give a waiter what it waited for, in its own event loop; False if that is closed, and nobody waits there any more."""

@@ -196,6 +196,11 @@ class Slots(Bounds, Generic[R]):
                 waiters.put_back(waiter)
         return None
 
+    def successor(self) -> Waiter | None:
+        """Take out the first live waiter for a connection that has come back; None if nobody waits, or it is not that simple."""
+        with self._lock:
+            return None if self.idle or self.taken > self.limit else self.waiters.pop()
+
     def expired(self, now: float) -> list[Waiter]:
         """Take out every waiter whose deadline has passed."""
         with self._lock:

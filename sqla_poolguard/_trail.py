@@ -74,7 +74,9 @@ class Trail:
             waiter: how it fared there.
             waited: seconds since it asked.
         """
-        return self.queued(waiter) if waiter.spot is not None or self._concerns(waited) else None
+        if waiter.spot is None and (waited < self._told_from or not self._concerns(waited)):
+            return None
+        return self.queued(waiter)
 
     def here(self) -> Any:
         """Tell where in a trace the running code is, which begins to wait, if that is recorded."""
@@ -99,7 +101,7 @@ class Trail:
         """Tell of a request that got its connection, and not at once."""
         if course.spot is not None and lease.granted_at is not None:
             lease.spot = lease.granted_at, course.spot
-        if self._concerns(lease.waited):
+        if lease.waited >= self._told_from and self._concerns(lease.waited):
             wait = self._reporter.wait(lease, course, now)
             self._reporter.observers.tell_wait(wait)
             if lease.waited >= self._tracing.worth_seeing:
@@ -107,9 +109,7 @@ class Trail:
 
     def _concerns(self, waited: float) -> bool:
         """Tell whether a wait of so many seconds is to be drawn, or anybody hears of it."""
-        if waited < self._told_from:
-            return False
-        is_drawn = waited >= self._tracing.worth_seeing and self._tracing.is_drawing()
+        is_drawn = waited >= self._tracing.worth_seeing and (self.is_drawing or self._tracing.is_drawing())
         return is_drawn or self._reporter.observers.hear_of_wait(waited)
 
     def refused(self, rejection: Rejection, course: Course | None, now: float) -> None:
