@@ -187,6 +187,7 @@ class GuardedPool(Resizable):
             CheckoutRejected: not allowed to wait.
             DatabaseUnavailable: none lives, and the database cannot be reached.
         """
+        # no lambda in here: its cells would be made at each checkout
         asked_at = self._now()
         loop = _get_running_loop()
         fairy: Any = _fastlane.take(self, asked_at, loop) if self._short and self._slots.idle else None
@@ -196,7 +197,7 @@ class GuardedPool(Resizable):
         self._ledger.ask()
         try:
             if self._pre_ping:
-                fairy = self._supply.in_time(partial(self._supply.check_out, asked_at, place), asked_at)  # a lambda's cells would cost all
+                fairy = self._supply.in_time(partial(self._supply.check_out, asked_at, place), asked_at)
             else:
                 fairy = self._supply.check_out(asked_at, place)
         except BaseException as error:

@@ -205,8 +205,9 @@ class Supply:
             if is_good and (after == math.inf or pool._now() - record.lease.idle_since <= after):
                 if waiter is not None:
                     record.lease.waiter = waiter
+                    # perhaps this request had connected in vain before, or SQLAlchemy calls listeners next
                     if trail.courses or (not pool._fast and pool.dispatch.checkout):
-                        self.follows(record)  # perhaps this request had connected in vain before, or SQLAlchemy calls listeners now
+                        self.follows(record)
                 return
             if waiter is not None:
                 trail.queued(waiter)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Trail"]
 
+
 class Trail:
     """
     The trail of one pool.
