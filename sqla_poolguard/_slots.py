@@ -186,12 +186,9 @@ class Slots(Bounds, Generic[R]):
                 if waiter is None:
                     return None
                 if idle:
-                    try:
+                    with suppress(IndexError):  # just taken: by another thread, or by the garbage collector
                         return waiter, self.take()
-                    except IndexError:  # just taken: by another thread, or by the garbage collector
-                        pass
-                connect = self.reserve()
-                if connect is not None:
+                if (connect := self.reserve()) is not None:
                     return waiter, connect
                 waiters.put_back(waiter)
         return None
@@ -223,12 +220,11 @@ class Slots(Bounds, Generic[R]):
 
     def enqueue(self, waiter: Waiter) -> None:
         """Put a waiter into the queue; to be followed by a look at what is free."""
-        waiters = self.waiters
-        if waiter.deadline < waiters.latest:
+        if waiter.deadline < self.waiters.latest:
             with self._lock:
-                waiters.append(waiter)
+                self.waiters.append(waiter)
         else:
-            waiters.append(waiter)
+            self.waiters.append(waiter)
 
     def evict(self, least: Priority) -> Waiter | None:
         """Take out the waiter that is to be turned away first, at most as important as `least`; None if there is none."""
@@ -245,13 +241,12 @@ class Slots(Bounds, Generic[R]):
 
     def surplus(self) -> R | None:
         """Take out an idle connection that is one too many (the one that came last), to be closed; None if there is none."""
-        with self._lock:
+        with self._lock, suppress(IndexError):  # another thread took it
             if self.is_surplus(len(self.idle)):
-                with suppress(IndexError):  # another thread took it
-                    record = self.idle.pop()
-                    self._leaving.add(record)
-                    self.leaving = len(self._leaving)
-                    return record
+                record = self.idle.pop()
+                self._leaving.add(record)
+                self.leaving = len(self._leaving)
+                return record
         return None
 
     def resize(self, size: int, max_overflow: int) -> None:
