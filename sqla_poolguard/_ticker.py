@@ -1,7 +1,7 @@
 """
-One daemon thread for the process: it wakes the samplers of each event loop now and then, and sees when a loop is blocked.
+A beat for each event loop in which connections are out: it wakes the samplers of the loop now and then, by a timer of the loop.
 
-A thread, because a timer in a loop would cost every turn of it, and could not see that the loop stands still.
+One daemon thread for the process sees when a beat does not come, since its loop is blocked, and by what.
 It sleeps while no connection is out.
 """
 
@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import sys
 import threading
 import weakref
 from collections import deque
+from contextvars import Context
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
@@ -30,6 +32,15 @@ _log: Final = logging.getLogger("sqla_poolguard")
 
 PAUSE: Final = 0.1
 """Seconds between two samples, at most."""
+
+_SHARE: Final = 0.98
+"""Of a pause, for which the thread sleeps: in a loop that never rests it is to come just before a beat, which makes way for it."""
+
+_WAITS: Final = 0.001
+"""Seconds after which the thread that should be back waits for the interpreter's lock."""
+
+_MAKES_WAY: Final = 0.00005
+"""Seconds for which a beat lets go of that lock, so that the thread can take it."""
 
 _SUSPICIOUS: Final = 0.025
 _QUIET: Final = 1.0
@@ -71,9 +82,10 @@ class Blocked(NamedTuple):
 class Beat:
     """The beat of one event loop."""
 
-    def __init__(self, loop: AbstractEventLoop) -> None:
+    def __init__(self, loop: AbstractEventLoop, keeper: Ticker) -> None:
         """Make the beat of the running loop."""
         self.loop = loop
+        self._keeper = keeper
         self.thread = threading.get_ident()
         self.samplers: weakref.WeakSet[Samples] = weakref.WeakSet()
         self.pause = PAUSE
@@ -88,7 +100,8 @@ class Beat:
         self.latest_at = 0.0
         self._lags: deque[tuple[float, float]] = deque(maxlen=64)
         """(when, lag) of some of the last beats."""
-        self._posted_at: float | None = None
+        self._due_at = math.inf
+        """When the next beat is due, on the monotonic clock."""
         self._frozen = 0.0
         self._sightings: list[Sighting] = []
         self._busy_at = monotonic()
@@ -108,22 +121,20 @@ class Beat:
             return 0.0
         return min((self.lag - before[1]) / (now - before[0]), 1.0)
 
+    def begin(self) -> None:
+        """Have the samplers woken from now on, in the running loop; it is nobody's, so it has no request's context."""
+        self._due_at = monotonic() + self.pause
+        self.loop.call_later(self.pause, self._beat, context=Context())
+
     def tick(self, now: float, overslept: float) -> bool:
-        """Have the samplers woken in their loop; in the ticker's thread. False if the loop is closed."""
+        """See whether the beat has come; in the ticker's thread. False if the loop is closed."""
         if overslept > self.pause:
             self._frozen += overslept
-        if self._posted_at is not None:
-            if not self.loop.is_running():  # stopped, not blocked: whoever runs it may go on with it later
-                self._sightings.clear()
-            elif now - self._posted_at > _SUSPICIOUS and len(self._sightings) < _MOST_BLOCKS and overslept <= self.pause:
-                self._sightings.append(self._sight(now))
-            return not self.loop.is_closed()
-        self._posted_at = now
-        try:
-            self.loop.call_soon_threadsafe(self._beat)
-        except RuntimeError:
-            return False
-        return True
+        if not self.loop.is_running():  # stopped, not blocked: whoever runs it may go on with it later
+            self._sightings.clear()
+        elif now - self._due_at > _SUSPICIOUS and len(self._sightings) < _MOST_BLOCKS and overslept <= self.pause:
+            self._sightings.append(self._sight(now))
+        return not self.loop.is_closed()
 
     def _sight(self, now: float) -> Sighting:
         """See what runs in the loop's thread just now."""
@@ -141,8 +152,10 @@ class Beat:
 
     def _beat(self) -> None:
         """Let every sampler look; in the loop."""
+        if self._keeper.beat_of(self.loop) is not self:  # dropped
+            return
         now = monotonic()
-        late = now - (self._posted_at if self._posted_at is not None else now)
+        late = now - self._due_at
         frozen, self._frozen = self._frozen, 0.0
         stood_still = late if late > self.pause else 0.0
         lag = max(stood_still, frozen)
@@ -160,10 +173,13 @@ class Beat:
         if any(looked):
             self._busy_at = now
         elif now - self._busy_at >= _QUIET:
-            ticker.drop(self)
+            self._keeper.drop(self)
             for sampler in samplers:
                 sampler.rest()
-        self._posted_at = None
+            return
+        self.begin()
+        if self._keeper.waits(now):
+            sleep(_MAKES_WAY)
 
 
 class Ticker:
@@ -180,6 +196,8 @@ class Ticker:
         self._lock = threading.Lock()
         self._awake = threading.Event()
         self._thread: threading.Thread | None = None
+        self._back_at = math.inf
+        """Until when the thread sleeps, on the monotonic clock; infinity while it does not."""
         self._failed = False
 
     def wake(self, sampler: Samples, loop: AbstractEventLoop) -> Beat:
@@ -189,7 +207,9 @@ class Ticker:
             if beat is None:
                 for closed in [other for other in self._beats if other.is_closed()]:
                     del self._beats[closed]
-                beat = self._beats[loop] = Beat(loop)
+                beat = self._beats[loop] = Beat(loop, self)
+                if self.enabled:
+                    beat.begin()
             beat.samplers.add(sampler)
             beat.pause = min(beat.pause, sampler.pause)
             if self.enabled:
@@ -208,6 +228,15 @@ class Ticker:
             if not self._failed:
                 self._failed = True
                 _log.warning("connections are not looked at: %s", error)
+
+    def waits(self, now: float) -> bool:
+        """
+        Tell whether the thread waits for the interpreter's lock.
+
+        A loop that never rests lets go of it at each turn, too briefly for a thread that has to wake up first: it may wait for seconds,
+        is woken at each turn in vain, and each time that costs the loop some microseconds.
+        """
+        return now - self._back_at > _WAITS
 
     def beat_of(self, loop: AbstractEventLoop | None) -> Beat | None:
         """Give the beat of a loop, if it has one."""
@@ -229,13 +258,12 @@ class Ticker:
     def _tick(self) -> None:
         """Give every loop its beat; a function, so that the thread holds no loop while it sleeps."""
         beats = list(self._beats.values())
-        pause = min((beat.pause for beat in beats), default=PAUSE)
-        begun = monotonic()
-        sleep(pause)
-        now = monotonic()
+        self._back_at = back_at = monotonic() + min((beat.pause for beat in beats), default=PAUSE) * _SHARE
+        sleep(max(back_at - monotonic(), 0.0))
+        now, self._back_at = monotonic(), math.inf
         for beat in beats:
             try:
-                alive = beat.tick(now, now - begun - pause)
+                alive = beat.tick(now, now - back_at)
             except Exception:  # noqa: BLE001 - the thread must live: it serves every loop
                 _log.exception("bug: a loop is not looked at any more")
                 alive = False

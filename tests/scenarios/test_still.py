@@ -16,7 +16,7 @@ from sqla_poolguard import _census, _reach
 from sqla_poolguard._awaits import chain_of
 from sqla_poolguard._sampler import drivers_of
 from sqla_poolguard._stillness import Stillness
-from sqla_poolguard._ticker import Beat
+from sqla_poolguard._ticker import Beat, ticker
 
 
 class Wait:
@@ -208,7 +208,7 @@ async def test_a_census_is_of_one_loop(postgres_url):
         (record,) = sampler.slots.out()
 
         async def look_elsewhere():
-            sampler.sample(Beat(asyncio.get_running_loop()), None)
+            sampler.sample(Beat(asyncio.get_running_loop(), ticker), None)
 
         sampler.look_now(asyncio.get_running_loop())
         inquiry = record.lease.streak.inquiry
@@ -217,7 +217,7 @@ async def test_a_census_is_of_one_loop(postgres_url):
         thread.start()
         thread.join()  # not awaited: nobody looks here meanwhile
         assert not inquiry.is_over
-        sampler.sample(Beat(asyncio.get_running_loop()), None)
+        sampler.sample(Beat(asyncio.get_running_loop(), ticker), None)
         assert inquiry.is_over
         assert inquiry.found() is asyncio.current_task(), "the session is in its hands"
         await session.close()

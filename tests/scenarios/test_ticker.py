@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gc
 import threading
 import time
@@ -99,6 +100,9 @@ def test_closed_loop_is_let_go(postgres_url):
     pytest.fail("the loop is still there")
 
 
+request = contextvars.ContextVar("request", default=None)
+
+
 class Sampler:
     """Counts how often it is woken."""
 
@@ -106,10 +110,12 @@ class Sampler:
 
     def __init__(self):
         self.woken = 0
+        self.context = None
 
     def sample(self, _beat, _blocked):
         """Be woken."""
         self.woken += 1
+        self.context = request.get()
         return True
 
     def rest(self):
@@ -137,3 +143,37 @@ async def test_thread_outlives_an_error(monkeypatch, caplog):
             await asyncio.sleep(0.01)
     assert [record.getMessage() for record in caplog.records] == ["bug: a loop is not looked at any more"]
     own.drop(own.beat_of(asyncio_loop))
+
+
+async def test_a_loop_that_never_rests_is_looked_at(monkeypatch):
+    """Where tasks are always ready, a loop hardly lets a thread run: it is looked at by its own timer, and makes way for the thread."""
+    own, sampler, loop, seen = Ticker(), Sampler(), asyncio.get_running_loop(), []
+    real = Beat.tick
+    monkeypatch.setattr(Beat, "tick", lambda self, *arguments: seen.append(self) or real(self, *arguments))
+    own.wake(sampler, loop)
+    until = time.monotonic() + 1
+
+    async def work():
+        while time.monotonic() < until:
+            sum(range(200))
+            await asyncio.sleep(0)
+
+    await asyncio.gather(*(work() for _ in range(200)))
+    own.drop(own.beat_of(loop))
+    assert sampler.woken > 25
+    assert len(seen) > 10
+
+
+async def test_a_beat_is_nobodys():
+    """It begins in a request, and has nothing of its context; once it is dropped it comes no more."""
+    own, sampler, loop = Ticker(), Sampler(), asyncio.get_running_loop()
+    request.set("mine")
+    own.wake(sampler, loop)
+    async with asyncio.timeout(5):
+        while not sampler.woken:
+            await asyncio.sleep(0.01)
+    assert sampler.context is None
+    own.drop(own.beat_of(loop))
+    woken = sampler.woken
+    await asyncio.sleep(0.05)
+    assert sampler.woken == woken

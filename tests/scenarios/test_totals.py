@@ -25,7 +25,7 @@ def look(monkeypatch):
     monkeypatch.setattr(ticker, "enabled", False)
 
     def look(stage):
-        beat = Beat(asyncio.get_running_loop())
+        beat = Beat(asyncio.get_running_loop(), ticker)
         beat.passed = 0.25
         stage.db.sync_engine.pool._watch.sampler.sample(beat, None)
 
