@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
     from sqlalchemy.pool import Pool
 
-__all__ = ["BARE", "FLOOR", "LISTENERS", "OTEL", "OURS", "OURS_SDK", "RIVALS", "STOCK", "Rival"]
+__all__ = ["BARE", "FLOOR", "LISTENERS", "OTEL", "OURS", "OURS_AT_ONCE", "OURS_SDK", "RIVALS", "STOCK", "Rival"]
 
 FLOOR, BARE, STOCK, LISTENERS, OTEL = "floor", "bare proxy", "stock", "stock + 4 listeners", "stock + OpenTelemetry"
-OURS, OURS_SDK = "GuardedPool", "GuardedPool + SDK"
+OURS, OURS_SDK, OURS_AT_ONCE = "GuardedPool", "GuardedPool + SDK", "GuardedPool, connect_limit=None"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +131,12 @@ RIVALS: Final[dict[str, Rival]] = {
             GuardedPool,
             telemetry.exporting(),
             missing=telemetry.MISSING,
+        ),
+        Rival(
+            OURS_AT_ONCE,
+            "GuardedPool as it comes, but it opens as many connections at one time as are wanted, as stock does, not three.",
+            GuardedPool,
+            {"guard": {"connect_limit": None}},
         ),
     )
 }
