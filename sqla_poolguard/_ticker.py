@@ -33,10 +33,10 @@ _log: Final = logging.getLogger("sqla_poolguard")
 PAUSE: Final = 0.1
 """Seconds between two samples, at most."""
 
-_SHARE: Final = 0.98
-"""Of a pause, for which the thread sleeps: in a loop that never rests it is to come just before a beat, which makes way for it."""
+_LEAD: Final = 0.0005
+"""Seconds by which the thread sleeps less than a pause: in a loop that never rests it is to come just before a beat, which makes way for it."""
 
-_WAITS: Final = 0.001
+_WAITS: Final = 0.0002
 """Seconds after which the thread that should be back waits for the interpreter's lock."""
 
 _MAKES_WAY: Final = 0.00005
@@ -122,7 +122,7 @@ class Beat:
         return min((self.lag - before[1]) / (now - before[0]), 1.0)
 
     def begin(self) -> None:
-        """Have the samplers woken from now on, in the running loop; it is nobody's, so it has no request's context."""
+        """Have the next beat come, in the running loop; it is nobody's, so it has no request's context."""
         self._due_at = monotonic() + self.pause
         self.loop.call_later(self.pause, self._beat, context=Context())
 
@@ -168,6 +168,7 @@ class Beat:
         blocked = Blocked(late - frozen, sightings) if sightings and late > frozen else None
         if blocked is not None:
             self.latest, self.latest_at = blocked, now
+        self.begin()  # before anything can fail
         samplers = list(self.samplers)
         looked = [sampler.sample(self, blocked) for sampler in samplers]
         if any(looked):
@@ -176,8 +177,6 @@ class Beat:
             self._keeper.drop(self)
             for sampler in samplers:
                 sampler.rest()
-            return
-        self.begin()
         if self._keeper.waits(now):
             sleep(_MAKES_WAY)
 
@@ -258,7 +257,7 @@ class Ticker:
     def _tick(self) -> None:
         """Give every loop its beat; a function, so that the thread holds no loop while it sleeps."""
         beats = list(self._beats.values())
-        self._back_at = back_at = monotonic() + min((beat.pause for beat in beats), default=PAUSE) * _SHARE
+        self._back_at = back_at = monotonic() + min((beat.pause for beat in beats), default=PAUSE) - _LEAD
         sleep(max(back_at - monotonic(), 0.0))
         now, self._back_at = monotonic(), math.inf
         for beat in beats:
