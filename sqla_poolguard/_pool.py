@@ -187,8 +187,7 @@ class GuardedPool(Resizable):
             CheckoutRejected: not allowed to wait.
             DatabaseUnavailable: none lives, and the database cannot be reached.
         """
-        # no lambda in here: its cells would be made at each checkout
-        asked_at = self._now()
+        asked_at = self._now()  # no lambda below: its cells would be made at each checkout
         loop = _get_running_loop()
         fairy: Any = _fastlane.take(self, asked_at, loop) if self._short and self._slots.idle else None
         if fairy is not None:
@@ -217,8 +216,9 @@ class GuardedPool(Resizable):
 
     def _do_return_conn(self, record: Any) -> None:
         lease, slots, giver = record.lease, self._slots, None
+        queued = slots.waiters.queued
         try:
-            if slots.waiters.queued and self._watch.trail.is_drawing:
+            if queued and self._watch.trail.is_drawing:
                 giver = self._watch.trail.leaving(lease)
         finally:
             try:
@@ -234,11 +234,11 @@ class GuardedPool(Resizable):
                     self._watch.ended(record, lease)
             finally:
                 _came_back(record)
-                if record.dbapi_connection is None:
-                    self._handover.free(record, giver)
-                else:  # as `Handover.give_back`, without the call
+                if queued or record.dbapi_connection is None:
+                    self._handover.give_back(record, giver)
+                else:  # as there, without the call
                     slots.idle.append(record)
-                    if slots.waiters.queued or len(slots.idle) > slots.keep:
+                    if queued or len(slots.idle) > slots.keep:
                         self._handover.settle(giver)
 
     def _close_connection(self, connection: DBAPIConnection, *, terminate: bool = False) -> None:

@@ -84,14 +84,13 @@ class Watch:
     def granted(self, lease: Lease, asked_at: float, loop: AbstractEventLoop | None, place: Place | None) -> None:
         """Note who got a connection in the end."""
         now, course = self._clock(), lease.course
-        waited = now - asked_at
         if lease.waiter is not None:
             waiter, lease.waiter = lease.waiter, None
-            course = self.trail.served(waiter, waited)
+            course = self.trail.served(waiter, now - asked_at)
         if course is not None:
             lease.course = None
             self.trail.over()
-        self.ledger.grant(lease, now, waited)
+        self.ledger.grant(lease, now, now - asked_at)
         self.identify(lease, now, loop, place)
         if course is not None:
             self.trail.waited(lease, course, now)
