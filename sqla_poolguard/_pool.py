@@ -216,7 +216,7 @@ class GuardedPool(Resizable):
 
     def _do_return_conn(self, record: Any) -> None:
         lease, slots, giver = record.lease, self._slots, None
-        queued = slots.waiters.queued
+        queued = slots.waiters.queued  # the queue itself: it is asked again when the connection is among the idle ones
         try:
             if queued and self._watch.trail.is_drawing:
                 giver = self._watch.trail.leaving(lease)

@@ -34,7 +34,7 @@ PAUSE: Final = 0.1
 """Seconds between two samples, at most."""
 
 _LEAD: Final = 0.0005
-"""Seconds by which the thread sleeps less than a pause: in a loop that never rests it is to come just before a beat, which makes way for it."""
+"""Seconds by which the thread sleeps less than a pause: where a loop never rests, it then waits for the lock until the next beat, and no longer."""
 
 _WAITS: Final = 0.0002
 """Seconds after which the thread that should be back waits for the interpreter's lock."""
@@ -102,6 +102,8 @@ class Beat:
         """(when, lag) of some of the last beats."""
         self._due_at = math.inf
         """When the next beat is due, on the monotonic clock."""
+        self._stopped_at = -math.inf
+        """When the loop was seen stopped last."""
         self._frozen = 0.0
         self._sightings: list[Sighting] = []
         self._busy_at = monotonic()
@@ -131,8 +133,13 @@ class Beat:
         if overslept > self.pause:
             self._frozen += overslept
         if not self.loop.is_running():  # stopped, not blocked: whoever runs it may go on with it later
+            self._stopped_at = now
             self._sightings.clear()
-        elif now - self._due_at > _SUSPICIOUS and len(self._sightings) < _MOST_BLOCKS and overslept <= self.pause:
+        elif (
+            now - max(self._due_at, self._stopped_at) > _SUSPICIOUS
+            and len(self._sightings) < _MOST_BLOCKS
+            and overslept <= self.pause
+        ):
             self._sightings.append(self._sight(now))
         return not self.loop.is_closed()
 
@@ -156,33 +163,39 @@ class Beat:
             return
         now = monotonic()
         late = now - self._due_at
-        frozen, self._frozen = self._frozen, 0.0
-        stood_still = late if late > self.pause else 0.0
-        lag = max(stood_still, frozen)
+        if late < -self.pause / 2:  # time runs otherwise in this loop (in a test): one would look at it without end
+            self._end()
+            return
+        lag = late if late > self.pause else 0.0
         self.lag += lag
         self.passed = self.pause if self._beaten_at is None else max(now - self._beaten_at - lag, 0.0)
         self._beaten_at = now
         if not self._lags or now - self._lags[-1][0] >= _LATELY / 16:
             self._lags.append((now, self.lag))
+        frozen, self._frozen = self._frozen, 0.0
+        stood_still = now - max(self._due_at, self._stopped_at) - frozen
         sightings, self._sightings = self._sightings, []
-        blocked = Blocked(late - frozen, sightings) if sightings and late > frozen else None
+        blocked = Blocked(stood_still, sightings) if sightings and stood_still > 0 else None
         if blocked is not None:
             self.latest, self.latest_at = blocked, now
         self.begin()  # before anything can fail
-        samplers = list(self.samplers)
-        looked = [sampler.sample(self, blocked) for sampler in samplers]
+        looked = [sampler.sample(self, blocked) for sampler in list(self.samplers)]
         if any(looked):
             self._busy_at = now
         elif now - self._busy_at >= _QUIET:
-            self._keeper.drop(self)
-            for sampler in samplers:
-                sampler.rest()
-        if self._keeper.waits(now):
+            self._end()
+        if self._keeper.waits(monotonic()):  # last, for the thread sleeps from here on
             sleep(_MAKES_WAY)
+
+    def _end(self) -> None:
+        """Come no more; the next checkout begins again."""
+        self._keeper.drop(self)
+        for sampler in list(self.samplers):
+            sampler.rest()
 
 
 class Ticker:
-    """The thread, and the beats it gives."""
+    """The beats of all loops, and the thread that sees whether they come."""
 
     def __init__(self) -> None:
         self.enabled = True
@@ -206,9 +219,11 @@ class Ticker:
             if beat is None:
                 for closed in [other for other in self._beats if other.is_closed()]:
                     del self._beats[closed]
-                beat = self._beats[loop] = Beat(loop, self)
+                beat = Beat(loop, self)
+                beat.pause = min(PAUSE, sampler.pause)
                 if self.enabled:
                     beat.begin()
+                self._beats[loop] = beat
             beat.samplers.add(sampler)
             beat.pause = min(beat.pause, sampler.pause)
             if self.enabled:
@@ -255,7 +270,7 @@ class Ticker:
             self._tick()
 
     def _tick(self) -> None:
-        """Give every loop its beat; a function, so that the thread holds no loop while it sleeps."""
+        """See whether every loop has had its beat; a function, so that the thread holds no loop while it waits for one to begin."""
         beats = list(self._beats.values())
         self._back_at = back_at = monotonic() + min((beat.pause for beat in beats), default=PAUSE) - _LEAD
         sleep(max(back_at - monotonic(), 0.0))

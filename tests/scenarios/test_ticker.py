@@ -14,7 +14,7 @@ from scenarios.stage import BLOCKED, HELD, LONG, ONE, PATIENCE, Findings
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from sqla_poolguard import Guard, GuardedPool
-from sqla_poolguard._ticker import Beat, Ticker, ticker
+from sqla_poolguard._ticker import PAUSE, Beat, Ticker, ticker
 
 pytestmark = pytest.mark.postgres
 
@@ -108,18 +108,25 @@ class Sampler:
 
     pause = 0.01
 
-    def __init__(self):
+    def __init__(self, takes=0.0):
         self.woken = 0
         self.context = None
+        self.blocked = []
+        self.takes = takes
 
-    def sample(self, _beat, _blocked):
+    def sample(self, _beat, blocked):
         """Be woken."""
         self.woken += 1
         self.context = request.get()
+        self.blocked += [blocked] * (blocked is not None)
+        time.sleep(self.takes)
         return True
+
+    rests = 0
 
     def rest(self):
         """Know that nobody looks any more."""
+        self.rests += 1
 
 
 async def test_thread_outlives_an_error(monkeypatch, caplog):
@@ -145,12 +152,61 @@ async def test_thread_outlives_an_error(monkeypatch, caplog):
     own.drop(own.beat_of(asyncio_loop))
 
 
-async def test_a_loop_that_never_rests_is_looked_at(monkeypatch):
-    """Where tasks are always ready, a loop hardly lets a thread run: it is looked at by its own timer, and makes way for the thread."""
-    own, sampler, loop, seen = Ticker(), Sampler(), asyncio.get_running_loop(), []
+async def test_the_first_look_comes_after_one_pause():
+    """A pool that looks closely does so from the beginning."""
+    own, sampler, loop = Ticker(), Sampler(), asyncio.get_running_loop()
+    began = time.monotonic()
+    beat = own.wake(sampler, loop)
+    assert beat._due_at - began < PAUSE / 2
+    own.drop(beat)
+
+
+def test_a_loop_that_was_stopped_is_blocked_from_then_on():
+    """A loop that is run again, and blocked at once, was not blocked for as long as it had been stopped."""
+    own, sampler = Ticker(), Sampler()
+    sampler.pause = PAUSE
+
+    async def begin():
+        own.wake(sampler, asyncio.get_running_loop())
+        await asyncio.sleep(PAUSE / 2)
+
+    async def block():
+        time.sleep(4 * PAUSE)
+        await asyncio.sleep(2 * PAUSE)
+
+    with asyncio.Runner() as runner:
+        runner.run(begin())
+        time.sleep(10 * PAUSE)
+        runner.run(block())
+        beat = own.beat_of(runner.get_loop())
+        own.drop(beat)
+    (blocked,) = sampler.blocked
+    assert blocked.seconds < 9 * PAUSE
+    assert blocked.sightings[0].site.function == block.__qualname__
+    assert beat.lag > 9 * PAUSE, "what stood still is nobody's await, for whatever reason"
+
+
+async def test_a_loop_whose_time_is_not_real_is_not_looked_at():
+    """Where an hour passes in no time, in a test, one would look at it 36,000 times."""
+    own, sampler, loop = Ticker(), Sampler(), asyncio.get_running_loop()
+    own.wake(sampler, loop)._due_at += 3600
+    async with asyncio.timeout(5):
+        while own.beat_of(loop) is not None:
+            await asyncio.sleep(0.01)
+    assert (sampler.woken, sampler.rests) == (0, 1), "the next checkout tries again"
+
+
+@pytest.mark.parametrize("takes", [0.0, 0.001])
+async def test_a_loop_that_never_rests_is_looked_at(monkeypatch, takes):
+    """
+    Where tasks are always ready, a loop hardly lets a thread run: it is looked at by its own timer, and makes way for the thread.
+
+    Of the time that the thread waits for it, the loop stands still for none.
+    """
+    own, sampler, loop, seen = Ticker(), Sampler(takes), asyncio.get_running_loop(), []
     real = Beat.tick
     monkeypatch.setattr(Beat, "tick", lambda self, *arguments: seen.append(self) or real(self, *arguments))
-    own.wake(sampler, loop)
+    beat = own.wake(sampler, loop)
     until = time.monotonic() + 1
 
     async def work():
@@ -159,9 +215,10 @@ async def test_a_loop_that_never_rests_is_looked_at(monkeypatch):
             await asyncio.sleep(0)
 
     await asyncio.gather(*(work() for _ in range(200)))
-    own.drop(own.beat_of(loop))
+    own.drop(beat)
     assert sampler.woken > 25
     assert len(seen) > 10
+    assert beat.lag < 0.5
 
 
 async def test_a_beat_is_nobodys():

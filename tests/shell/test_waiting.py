@@ -301,6 +301,7 @@ async def test_a_listener_that_fails_after_the_queue_leaves_no_holder_behind():
     """Who holds a connection next is named, not who waited for it in vain."""
     db = engine(pool_size=1, max_overflow=0, pool_timeout=3)
     held = await db.connect()
+    (record,) = pool_of(db)._slots.records
 
     def refuse(*_):
         raise LookupError
@@ -312,6 +313,8 @@ async def test_a_listener_that_fails_after_the_queue_leaves_no_holder_behind():
     with pytest.raises(LookupError):
         await waiting
     event.remove(db.sync_engine, "checkout", refuse)
+    assert (record.lease.waiter, record.lease.course) == (None, None)
+    assert pool_of(db)._watch.trail.courses == {}
     asyncio.current_task().set_name("next")
     async with db.connect():
         assert [holder.task for holder in pool_of(db).snapshot().holders] == ["next"]

@@ -9,6 +9,7 @@ import pytest
 
 from sqla_poolguard._connects import Connect
 from sqla_poolguard._ledger import Lease
+from sqla_poolguard._overload import Priority
 from sqla_poolguard._slots import Slots
 from sqla_poolguard._waiters import Waiter
 
@@ -85,6 +86,27 @@ def test_match_passes_over_the_dead(loop):
     waiters[0].future.cancel()
     waiters[1].future.cancel()
     assert slots.match() == (waiters[2], record)
+
+
+def test_what_comes_back_goes_to_the_first_that_lives(loop):
+    """Without a match, as long as nothing else is idle, and no more is taken than may be; the critical first."""
+    slots = Slots(2, 0)
+    records = filled(slots, 2)
+    slots.idle.clear()
+    gone, first, second = (Waiter(loop.create_future(), 0.0, math.inf) for _ in range(3))
+    critical = Waiter(loop.create_future(), 0.0, math.inf, level=Priority.CRITICAL)
+    for waiter in (gone, first, second, critical):
+        slots.waiters.append(waiter)
+    gone.future.cancel()
+    assert [slots.successor(), slots.successor()] == [critical, first]
+    slots.idle.append(records[0])
+    assert slots.successor() is None, "there is something idle: a match decides"
+    slots.idle.clear()
+    slots.resize(1, 0)
+    assert slots.successor() is None, "it is one too many, and for nobody"
+    slots.resize(2, 0)
+    assert slots.successor() is second
+    assert slots.successor() is None
 
 
 def test_match_without_waiters(loop):
