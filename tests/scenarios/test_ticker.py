@@ -113,16 +113,17 @@ class Sampler:
         self.context = None
         self.blocked = []
         self.takes = takes
+        self.rests = 0
 
     def sample(self, _beat, blocked):
         """Be woken."""
         self.woken += 1
         self.context = request.get()
         self.blocked += [blocked] * (blocked is not None)
-        time.sleep(self.takes)
+        until = time.monotonic() + self.takes
+        while time.monotonic() < until:  # a sleep would make way for the thread
+            pass
         return True
-
-    rests = 0
 
     def rest(self):
         """Know that nobody looks any more."""
